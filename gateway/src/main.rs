@@ -1,0 +1,2 @@
+//! The `kernelbox` binary.
+fn main() {}

@@ -1,0 +1,2 @@
+//! The `kernelbox-supervisor` binary.
+fn main() {}
