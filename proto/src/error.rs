@@ -5,7 +5,7 @@ use http::StatusCode;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
-pub use crate::v1::ErrorCode;
+use crate::v1::ErrorCode;
 
 /// `google.rpc.ErrorInfo.domain` of every Kernelbox error.
 pub const DOMAIN: &str = "kernelbox.dev";
