@@ -1,0 +1,86 @@
+//! What the kernels of one sandbox share.
+use std::{
+    collections::{BTreeMap, HashSet},
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use kernelbox_proto::v1::AutoInstall;
+use tokio::sync::watch;
+
+use crate::{
+    artifacts::Artifacts, events::SessionEvents, execution::Executions, lifecycle::Lifecycle, packages::Packages,
+    spec::Specs, sync::lock, watchdog::Breach, zygote::Zygote,
+};
+
+#[derive(Debug)]
+pub struct Sandbox {
+    pub uid: String,
+    pub lifecycle: Lifecycle,
+    pub artifacts: Arc<Artifacts>,
+    /// The limit of the sandbox that is exceeded now.
+    pub breaches: watch::Receiver<Option<Breach>>,
+    /// The processes of the live kernels.
+    pub kernels: Mutex<HashSet<i32>>,
+    /// How long each step of the start took.
+    pub stages: Mutex<Vec<(&'static str, Duration)>>,
+    pub zygote: Arc<Zygote>,
+    pub executions: Executions,
+    pub packages: Packages,
+    pub events: SessionEvents,
+    pub specs: Specs,
+    /// The Python interpreter, and the program that makes a kernel of it.
+    pub python: PathBuf,
+    pub program: PathBuf,
+    pub workspace: PathBuf,
+    pub run_dir: PathBuf,
+    pub state_dir: PathBuf,
+    pub execution_timeout: Duration,
+    pub max_contexts: usize,
+    pub session: Mutex<SessionSettings>,
+    pub next_kernel: AtomicU64,
+}
+
+/// What the session that the sandbox is bound to brings along.
+#[derive(Debug, Clone, Default)]
+pub struct SessionSettings {
+    /// Environment of every kernel.
+    pub env: BTreeMap<String, String>,
+    pub auto_install: AutoInstall,
+}
+
+impl Sandbox {
+    pub fn next_kernel(&self) -> u64 {
+        self.next_kernel.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub fn settings(&self) -> SessionSettings {
+        lock(&self.session).clone()
+    }
+}
+
+/// The environment that kernels have, whatever the supervisor's own is.
+pub fn environment(uid: &str, python: &Path, run_dir: &Path, state_dir: &Path) -> BTreeMap<String, String> {
+    let text = |path: &Path| path.to_string_lossy().into_owned();
+    let mut path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned();
+    if let Some(bin) = python.parent().filter(|bin| bin.is_absolute()) {
+        path = format!("{}:{path}", bin.display());
+    }
+    let home = state_dir.join("home");
+    let mut env = BTreeMap::from([
+        ("PATH".to_owned(), path),
+        ("HOME".to_owned(), text(&home)),
+        ("TMPDIR".to_owned(), text(&run_dir.join("tmp"))),
+        ("LANG".to_owned(), "C.UTF-8".to_owned()),
+        ("TERM".to_owned(), "xterm-256color".to_owned()),
+        ("KERNELBOX_SANDBOX".to_owned(), uid.to_owned()),
+    ]);
+    if let Ok(zone) = std::env::var("TZ") {
+        env.insert("TZ".to_owned(), zone);
+    }
+    env
+}

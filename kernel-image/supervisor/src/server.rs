@@ -1,0 +1,212 @@
+//! Wires the supervisor together, serves it, and ends it.
+use std::{
+    fs,
+    future::Future,
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+use cap_std::{ambient_authority, fs::Dir};
+use kernelbox_proto::sandbox::v1::sandbox_service_server::SandboxServiceServer;
+use tokio::{
+    io::AsyncReadExt as _,
+    net::{TcpListener, UnixListener},
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+    task::JoinHandle,
+};
+use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Server;
+use tonic_health::ServingStatus;
+
+use crate::{
+    access::Access,
+    args::ServeArgs,
+    artifacts::Artifacts,
+    auth::Verifier,
+    contexts::Contexts,
+    embedded,
+    events::SessionEvents,
+    execution::Executions,
+    lifecycle::Lifecycle,
+    packages::Packages,
+    sandbox::{self, Sandbox},
+    service::Service,
+    spec::{PYTHON, Specs},
+    sync::lock,
+    watchdog::{self, Limits},
+    workspace::{Quota, Workspace},
+    zygote::{Begin, Source, Zygote},
+};
+
+/// The largest message that is taken.
+const MAX_MESSAGE: usize = 4 << 20;
+/// How long calls may go on after the first signal to end.
+const DRAIN_LIMIT: Duration = Duration::from_secs(5);
+
+/// Serves until a signal, or the end of standard input.
+pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
+    let began = Instant::now();
+    let (breaches, watched) = watch::channel(None);
+    let (sandbox, workspace) = open(&args, watched)?;
+    let sandbox = Arc::new(sandbox);
+    let contexts = Arc::new(Contexts::new(Arc::clone(&sandbox)));
+    let verifier = Verifier::new(&args.public_keys, &args.uid);
+    let access = Arc::new(Access::new(verifier, sandbox.lifecycle.clone()));
+    let service = Service::new(Arc::clone(&sandbox), Arc::clone(&contexts), access, workspace);
+    let watchdog = watch_limits(&args, &sandbox, breaches);
+
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_service_status("", ServingStatus::NotServing).await;
+    let code = SandboxServiceServer::new(service).max_decoding_message_size(MAX_MESSAGE);
+    let router = Server::builder().tcp_nodelay(true).add_service(health_service).add_service(code);
+    let stop = CancellationToken::new();
+    let stopped = stop.clone().cancelled_owned();
+    let serving: std::pin::Pin<Box<dyn Future<Output = _> + Send>> = match args.listen.strip_prefix("unix:") {
+        Some(path) => {
+            fs::remove_file(path).ok();
+            let listener = UnixListener::bind(path).with_context(|| format!("cannot listen on {path}"))?;
+            fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+            Box::pin(router.serve_with_incoming_shutdown(UnixListenerStream::new(listener), stopped))
+        }
+        None => {
+            let listener = TcpListener::bind(&args.listen).await;
+            let listener = listener.with_context(|| format!("cannot listen on {}", args.listen))?;
+            tracing::info!(address = %listener.local_addr()?, "listening");
+            Box::pin(router.serve_with_incoming_shutdown(TcpListenerStream::new(listener), stopped))
+        }
+    };
+    let mut serving = tokio::spawn(serving);
+
+    let ready = async {
+        let context = contexts.create(PYTHON, PYTHON, crate::contexts::Wanted::default())?;
+        if context.ready().await {
+            lock(&sandbox.stages).push(("first_answer", began.elapsed()));
+            sandbox.lifecycle.ready();
+            health.set_service_status("", ServingStatus::Serving).await;
+        }
+        std::future::pending::<anyhow::Result<()>>().await
+    };
+    let result = tokio::select! {
+        served = &mut serving => served?.context("cannot serve"),
+        failed = ready => failed,
+        drain = end(args.exit_with_stdin) => {
+            health.set_service_status("", ServingStatus::NotServing).await;
+            stop.cancel();
+            if drain {
+                tokio::time::timeout(DRAIN_LIMIT, &mut serving).await.ok();
+            }
+            Ok(())
+        }
+    };
+    sandbox.events.close();
+    serving.abort();
+    watchdog.abort();
+    contexts.end().await;
+    sandbox.zygote.end().await;
+    if let Some(path) = args.listen.strip_prefix("unix:") {
+        fs::remove_file(path).ok();
+    }
+    fs::remove_dir_all(sandbox.run_dir.join("tmp")).ok();
+    result
+}
+
+/// Makes the folders and what works in them; starts no process.
+fn open(args: &ServeArgs, breaches: watch::Receiver<Option<watchdog::Breach>>) -> anyhow::Result<(Sandbox, Workspace)> {
+    let state_dir = absolute(&args.state_dir)?;
+    let run_dir = absolute(&args.run_dir)?;
+    let workspace = absolute(&args.workspace)?;
+    let packages = absolute(&args.packages)?;
+    for dir in [run_dir.join("tmp"), state_dir.join("home")] {
+        fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    }
+    let program = embedded::write(&state_dir).context("cannot write the kernel's files")?;
+    let handle = Arc::new(Dir::open_ambient_dir(&workspace, ambient_authority()).context("cannot open the workspace")?);
+    let source = match &args.zygote_socket {
+        Some(socket) => Source::Host(socket.clone()),
+        None => Source::Own { python: args.python.clone(), program: program.clone(), warm_up: args.warm_up.clone() },
+    };
+    let begin = Begin {
+        sandbox: args.uid.clone(),
+        env: sandbox::environment(&args.uid, &args.python, &run_dir, &state_dir),
+        cwd: workspace.clone(),
+        packages: packages.clone(),
+        log: state_dir.join("zygote.log"),
+    };
+    let artifacts = Artifacts::new(Arc::clone(&handle)).context("cannot read the workspace")?;
+    let zygote = Arc::new(Zygote::new(source, begin));
+    let files = Workspace::new(Arc::clone(&handle), Quota::unlimited());
+    let sandbox = Sandbox {
+        uid: args.uid.clone(),
+        lifecycle: Lifecycle::new(),
+        artifacts: Arc::new(artifacts),
+        breaches,
+        kernels: Mutex::default(),
+        stages: Mutex::default(),
+        zygote: Arc::clone(&zygote),
+        executions: Executions::open(&state_dir, handle).context("cannot open the journal of executions")?,
+        packages: Packages::new(zygote, &args.python, args.uv.as_deref(), packages),
+        events: SessionEvents::new(),
+        specs: Specs::new(&args.python),
+        python: args.python.clone(),
+        program,
+        workspace,
+        run_dir,
+        state_dir,
+        execution_timeout: args.execution_timeout,
+        max_contexts: args.max_contexts,
+        session: Mutex::default(),
+        next_kernel: 1.into(),
+    };
+    Ok((sandbox, files))
+}
+
+/// Watches what the sandbox uses, if there are limits.
+fn watch_limits(
+    args: &ServeArgs,
+    sandbox: &Arc<Sandbox>,
+    breaches: watch::Sender<Option<watchdog::Breach>>,
+) -> JoinHandle<()> {
+    let limits = Limits {
+        memory: args.memory_limit,
+        processes: args.process_limit.and_then(|limit| usize::try_from(limit).ok()),
+        disk: args.disk_limit,
+    };
+    let folders = vec![sandbox.workspace.clone(), args.packages.clone()];
+    let zygote = Arc::clone(&sandbox.zygote);
+    tokio::spawn(async move {
+        if limits.memory.is_some() || limits.processes.is_some() || limits.disk.is_some() {
+            watchdog::run(limits, folders, move || zygote.pid(), breaches).await;
+        }
+    })
+}
+
+fn absolute(dir: &Path) -> anyhow::Result<std::path::PathBuf> {
+    fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    fs::canonicalize(dir).with_context(|| format!("cannot find {}", dir.display()))
+}
+
+/// Waits until it is time to end; true when calls may be drained first.
+async fn end(with_stdin: bool) -> bool {
+    let signalled = async {
+        match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
+            (Ok(mut term), Ok(mut int)) => {
+                tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
+            }
+            _ => std::future::pending().await,
+        }
+    };
+    let stdin = async {
+        if !with_stdin {
+            std::future::pending::<()>().await;
+        }
+        let mut stdin = tokio::io::stdin();
+        let mut buffer = [0; 256];
+        while stdin.read(&mut buffer).await.is_ok_and(|count| count > 0) {}
+    };
+    tokio::select! { () = signalled => true, () = stdin => false }
+}
