@@ -1,1 +1,24 @@
-//! The gateway.
+//! The gateway: sessions, their sandboxes, and the services through which clients use them.
+//!
+//! [`serve`] is the whole of it; `kernelbox serve`, `kernelbox up` and tests call it with a [`ServeConfig`].
+
+mod auth;
+pub mod config;
+mod fetch;
+mod http;
+mod limits;
+pub mod sandbox;
+mod server;
+mod services;
+mod sessions;
+mod store;
+
+pub use config::{Bound, ProcessConfig, ServeConfig, Shutdown, TlsConfig};
+pub use limits::{Limits, TenantLimits};
+pub use server::{ServeError, serve, serve_with};
+
+/// Makes aws-lc-rs the provider of all TLS in this process. Called once, in main.
+pub fn install_crypto() {
+    // An error only says that a provider is there already.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+}

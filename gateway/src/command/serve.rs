@@ -1,0 +1,176 @@
+//! `kernelbox up` and `kernelbox serve`, and the server that a command embeds.
+mod args;
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use kernelbox_gateway::{Bound, ServeConfig, Shutdown};
+use tokio::{sync::oneshot, task::JoinHandle};
+use tracing_subscriber::EnvFilter;
+
+pub(crate) use self::args::{ServeArgs, UpArgs};
+
+use super::{
+    connect::Client,
+    daemon, environment,
+    failure::{Exit, Failure, Result},
+    progress::Progress,
+    say,
+    server_file::{self, ServerFile},
+};
+
+pub(crate) async fn up(args: UpArgs) -> Result<Exit> {
+    if args.background {
+        // Neither the terminal's Ctrl-C nor its end reaches the server from here on.
+        nix::unistd::setsid().map_err(|e| Failure::local("cannot leave the terminal", e))?;
+    }
+    log_to_stderr("warn");
+    let data_dir = server_file::data_dir(args.common.data_dir.as_deref())?;
+    let claimed = Claimed::new(&data_dir)?;
+    let (python, uv) = match &args.common.python {
+        Some(python) => (python.clone(), None),
+        None => environment::ensure(&data_dir, &Progress::new()).await.map(|env| (env.python, Some(env.uv)))?,
+    };
+    let mut config = args.common.config(&data_dir, python);
+    config.admin_listen = None;
+    config.process.uv = uv;
+    run(config, &claimed, true).await
+}
+
+pub(crate) async fn serve(args: ServeArgs) -> Result<Exit> {
+    log_to_stderr("info");
+    let python = args.common.python.clone().ok_or_else(|| {
+        Failure::usage(
+            "say which interpreter the kernels run in with --python (it needs ipykernel), or let `kernelbox up` set one up",
+        )
+    })?;
+    let data_dir = server_file::data_dir(args.common.data_dir.as_deref())?;
+    let claimed = Claimed::new(&data_dir)?;
+    run(args.config(&data_dir, python), &claimed, false).await
+}
+
+/// Serves until a signal, or until nothing has been asked for a while.
+async fn run(config: ServeConfig, claimed: &Claimed, greet: bool) -> Result<Exit> {
+    environment::check(&config.process.python).await?;
+    let listen = config.listen;
+    let key = config.key_file();
+    let shutdown = Shutdown::on_signals().map_err(|e| Failure::local("cannot wait for signals", e))?;
+    let (tell, told) = oneshot::channel();
+    let mut server = Box::pin(kernelbox_gateway::serve(config, tell, shutdown));
+    let bound = tokio::select! {
+        ended = &mut server => return ended.map(|()| Exit::Ok).map_err(|e| cannot_serve(&e)),
+        Ok(bound) = told => bound,
+    };
+    claimed.announce(&bound)?;
+    if greet {
+        say(&format!("ready at {}; the key is in {}", bound.endpoint(), key.display()));
+        say("code is not confined: it runs as you, with your files and your network");
+        if listen.port() != 0 {
+            say("try: kernelbox exec 'print(1)'   (Ctrl-C here ends the server)");
+        }
+    }
+    server.await.map(|()| Exit::Ok).map_err(|e| cannot_serve(&e))
+}
+
+/// The data directory is this process's; what it says of its server goes when it ends.
+#[derive(Debug)]
+struct Claimed {
+    data_dir: PathBuf,
+    _lock: std::fs::File,
+}
+
+impl Claimed {
+    fn new(data_dir: &Path) -> Result<Self> {
+        daemon::make_data_dir(data_dir)?;
+        Ok(Self { _lock: daemon::claim(data_dir)?, data_dir: data_dir.to_owned() })
+    }
+
+    /// Tells other commands where the server is, in one step.
+    fn announce(&self, bound: &Bound) -> Result<()> {
+        let file = ServerFile {
+            endpoint: bound.endpoint(),
+            pid: std::process::id(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        let path = ServerFile::path(&self.data_dir);
+        let write = || {
+            let mut new = tempfile::NamedTempFile::new_in(&self.data_dir)?;
+            serde_json::to_writer(&mut new, &file)?;
+            new.persist(&path)?;
+            Ok(())
+        };
+        write().map_err(|e: std::io::Error| Failure::local(path.display(), e))
+    }
+}
+
+impl Drop for Claimed {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(ServerFile::path(&self.data_dir));
+    }
+}
+
+/// A server that lives in this command, with data of its own that ends with it.
+#[derive(Debug)]
+pub(crate) struct Embedded {
+    shutdown: Shutdown,
+    server: JoinHandle<std::result::Result<(), kernelbox_gateway::ServeError>>,
+    _data: tempfile::TempDir,
+}
+
+impl Embedded {
+    pub(crate) async fn start(data_dir: Option<&Path>, progress: &Progress) -> Result<(Self, Client)> {
+        log_to_stderr("error");
+        let shared = server_file::data_dir(data_dir)?;
+        daemon::make_data_dir(&shared)?;
+        let (python, uv) = match std::env::var_os("KERNELBOX_PYTHON") {
+            Some(python) => (PathBuf::from(python), None),
+            None => environment::ensure(&shared, progress).await.map(|env| (env.python, Some(env.uv)))?,
+        };
+        environment::check(&python).await?;
+        progress.say("starting a server in this command");
+        let data =
+            tempfile::TempDir::with_prefix("kernelbox-").map_err(|e| Failure::local("no temporary folder", e))?;
+        let mut config = ServeConfig::new(data.path(), python).on_free_ports();
+        config.process.uv = uv;
+        config.drain_timeout = Duration::from_secs(1);
+        let shutdown = Shutdown::default();
+        let (tell, told) = oneshot::channel();
+        let server = tokio::spawn(kernelbox_gateway::serve(config, tell, shutdown.clone()));
+        let Ok(bound) = told.await else {
+            return Err(match server.await {
+                Ok(Err(error)) => cannot_serve(&error),
+                _ => Failure::no_server("the embedded server ended"),
+            });
+        };
+        let key = server_file::local_key(data.path());
+        let client = Client::new(&bound.endpoint(), key.as_deref(), None)?;
+        Ok((Self { shutdown, server, _data: data }, client))
+    }
+
+    /// Ends the server and all that it runs.
+    pub(crate) async fn stop(self) {
+        self.shutdown.drain.cancel();
+        self.shutdown.abort.cancel();
+        // Its own failure changes nothing for a command that is done.
+        let _ = self.server.await;
+    }
+}
+
+fn cannot_serve(error: &dyn std::error::Error) -> Failure {
+    let mut message = format!("cannot serve: {error}");
+    let mut source = error.source();
+    while let Some(cause) = source {
+        message.push_str(&format!(": {cause}"));
+        source = cause.source();
+    }
+    Failure::new(Exit::Failed, message)
+}
+
+/// Logs of the server, for `RUST_LOG` or at this level.
+fn log_to_stderr(level: &str) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+    // An error only says that logs are set up already.
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+}

@@ -1,0 +1,39 @@
+//! The admin port: whether the process lives, and whether it takes work.
+use std::net::SocketAddr;
+
+use axum::{Router, http::StatusCode, routing::get};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::ServeError;
+use crate::config;
+
+pub(super) struct Admin {
+    pub address: SocketAddr,
+    task: JoinHandle<()>,
+}
+
+/// `draining` is cancelled when the server takes no work any more.
+pub(super) async fn start(address: SocketAddr, draining: CancellationToken) -> Result<Admin, ServeError> {
+    let listener = config::bind(address, "--admin-listen").await?;
+    let address = listener.local_addr().unwrap_or(address);
+    let ready = move || {
+        let draining = draining.is_cancelled();
+        async move { if draining { (StatusCode::SERVICE_UNAVAILABLE, "draining") } else { (StatusCode::OK, "ok") } }
+    };
+    let app = Router::new().route("/healthz", get(|| async { "ok" })).route("/readyz", get(ready));
+    let task = tokio::spawn(async move {
+        if let Err(error) = axum::serve(listener, app).await {
+            tracing::error!(error = &error as &dyn std::error::Error, "the admin port failed");
+        }
+    });
+    Ok(Admin { address, task })
+}
+
+impl Admin {
+    pub(super) async fn stop(self) {
+        self.task.abort();
+        // Aborted, which is what was asked for.
+        let _ = self.task.await;
+    }
+}

@@ -1,0 +1,219 @@
+//! The stream of one execution, from its start or from any event of it: through the making of its sandbox, over sandboxes that
+//! retire before it and connections that break under it, to its last event.
+//!
+//! It runs in a task of its own until the sandbox has the execution: work goes on without its client unless it was asked not to.
+use std::sync::Arc;
+
+use futures::StreamExt as _;
+use kernelbox_proto::{
+    Error, ExecutionName,
+    v1::{
+        ExecuteRequest, ExecutionEvent, ResumeExecutionRequest, SandboxStage, Stage, execution_event::Kind,
+        session_event,
+    },
+};
+use tokio::sync::{broadcast, mpsc};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Status, Streaming};
+use tracing::Instrument as _;
+
+use crate::{
+    limits::Permit,
+    sandbox::{Scope, long_ended},
+    services::{Caller, Events, last_word, stopped},
+    sessions::{Live, SessionRouter, Slot, Verdict, always_retired, broken, ready},
+    store::Micros,
+};
+
+/// Sandboxes that retire before the call, and broken connections without an event between, at most.
+const TRIES: usize = 6;
+/// Events on their way to a client that is slow; the rest waits in the sandbox.
+const BUFFER: usize = 16;
+
+pub(super) enum Start {
+    Execute(Box<(ExecutionName, ExecuteRequest)>),
+    Resume { name: ExecutionName, after: i64 },
+}
+
+impl Start {
+    pub(super) fn name(&self) -> &ExecutionName {
+        match self {
+            Self::Execute(it) => &it.0,
+            Self::Resume { name, .. } => name,
+        }
+    }
+}
+
+pub(super) struct Follow {
+    router: SessionRouter,
+    slot: Arc<Slot>,
+    caller: Caller,
+    start: Start,
+    /// The last event that was passed on.
+    last: i64,
+    /// The sandbox has the execution.
+    known: bool,
+}
+
+/// Why there is nothing more to follow.
+enum End {
+    Finished,
+    ClientGone,
+    Failed(Error),
+}
+
+impl Follow {
+    pub(super) fn new(router: SessionRouter, slot: Arc<Slot>, caller: Caller, start: Start) -> Self {
+        let last = match &start {
+            Start::Execute(_) => 0,
+            Start::Resume { after, .. } => *after,
+        };
+        Self { router, slot, caller, start, last, known: false }
+    }
+
+    pub(super) fn stream(self, permit: Permit) -> Events<ExecutionEvent> {
+        let (out, events) = mpsc::channel(BUFFER);
+        let tasks = self.router.tasks().clone();
+        let task = async move {
+            let mut this = self;
+            let stopping = this.router.stopping().clone();
+            let caller = this.caller.clone();
+            let end = tokio::select! {
+                end = this.run(&out) => end,
+                () = stopping.cancelled() => End::Failed(stopped()),
+            };
+            if let End::Failed(error) = end {
+                last_word(&out, caller.status(error)).await;
+            }
+            drop(permit);
+        };
+        tasks.spawn(task.in_current_span());
+        ReceiverStream::new(events).boxed()
+    }
+
+    async fn run(&mut self, out: &mpsc::Sender<Result<ExecutionEvent, Status>>) -> End {
+        let mut tries = TRIES;
+        while tries > 0 {
+            tries -= 1;
+            let live = match self.sandbox(out).await {
+                Ok(live) => live,
+                Err(end) => return end,
+            };
+            if out.is_closed() && self.may_stop() {
+                return End::ClientGone;
+            }
+            let opened = match self.open(&live).await {
+                Ok(stream) => self.pass_on(stream, &live, out, &mut tries).await,
+                Err(status) => Err(status),
+            };
+            let status = match opened {
+                Ok(end) => return end,
+                Err(status) => status,
+            };
+            match self.router.verdict(&self.slot, &live, &status).await {
+                Verdict::NotRun | Verdict::Broken => {}
+                Verdict::Refused(error) | Verdict::Lost(error) => return End::Failed(error),
+            }
+        }
+        End::Failed(if self.known { broken() } else { always_retired() })
+    }
+
+    /// The sandbox; what it waits for is told meanwhile. These events are not the execution's own and have sequence 0.
+    async fn sandbox(&self, out: &mpsc::Sender<Result<ExecutionEvent, Status>>) -> Result<Arc<Live>, End> {
+        if let Some(live) = self.slot.live() {
+            return Ok(live);
+        }
+        let mut told = self.slot.subscribe();
+        let acquiring = self.router.sandbox(&self.slot);
+        tokio::pin!(acquiring);
+        loop {
+            tokio::select! {
+                live = &mut acquiring => return live.map_err(End::Failed),
+                event = told.recv() => {
+                    let stage = match event {
+                        Ok(event) => event.kind,
+                        // Some were missed; what matters is the end.
+                        Err(broadcast::error::RecvError::Lagged(_)) => continue,
+                        Err(broadcast::error::RecvError::Closed) => None,
+                    };
+                    if let Some(session_event::Kind::Stage(stage)) = stage
+                        && stage.stage() != Stage::Ready
+                        && out.send(Ok(self.stage(stage))).await.is_err()
+                        && self.may_stop()
+                    {
+                        return Err(End::ClientGone);
+                    }
+                }
+            }
+        }
+    }
+
+    async fn open(&self, live: &Live) -> Result<Streaming<ExecutionEvent>, Status> {
+        self.slot.touch();
+        let mut client = live.sandbox.client(Scope::Session);
+        let answer = match &self.start {
+            // The same id never runs twice, so that this may be sent again.
+            Start::Execute(it) if self.last == 0 => client.execute(it.1.clone()).await,
+            start => {
+                let name = start.name().to_string();
+                client.resume_execution(ResumeExecutionRequest { name, after_sequence: self.last }).await
+            }
+        };
+        answer.map(tonic::Response::into_inner)
+    }
+
+    async fn pass_on(
+        &mut self,
+        mut stream: Streaming<ExecutionEvent>,
+        live: &Live,
+        out: &mpsc::Sender<Result<ExecutionEvent, Status>>,
+        tries: &mut usize,
+    ) -> Result<End, Status> {
+        let ended = long_ended(Arc::clone(&live.sandbox));
+        tokio::pin!(ended);
+        loop {
+            let event = tokio::select! {
+                biased;
+                event = stream.message() => event?,
+                () = &mut ended => None,
+                () = out.closed(), if self.may_stop() => return Ok(End::ClientGone),
+            };
+            // A stream that ends without its last event was cut off.
+            let Some(event) = event else { return Err(Status::unavailable("the stream was cut off")) };
+            if !self.known {
+                self.known = true;
+                let first = matches!(self.start, Start::Execute(_));
+                if first && live.take_variables_gone() && out.send(Ok(self.stage(ready(true)))).await.is_err() {
+                    return Ok(End::ClientGone);
+                }
+            }
+            *tries = TRIES;
+            self.last = event.sequence;
+            let finished = matches!(event.kind, Some(Kind::Finished(_)));
+            // The sandbox has it: it goes on, or was asked to end with its client, whose stream ends here.
+            if out.send(Ok(event)).await.is_err() {
+                return Ok(End::ClientGone);
+            }
+            if finished {
+                return Ok(End::Finished);
+            }
+        }
+    }
+
+    /// Whether the client may be forgotten once it is gone: not before the sandbox has work that shall go on without it.
+    fn may_stop(&self) -> bool {
+        match &self.start {
+            Start::Execute(it) => self.known || it.1.cancel_on_disconnect,
+            Start::Resume { .. } => true,
+        }
+    }
+
+    fn stage(&self, stage: SandboxStage) -> ExecutionEvent {
+        ExecutionEvent {
+            execution: self.start.name().to_string(),
+            sequence: 0,
+            time: Some(Micros::now().timestamp()),
+            kind: Some(Kind::Stage(stage)),
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! SessionService: the sessions themselves. Nothing here starts a sandbox but `CreateSession` with `start`.
+mod validate;
+mod watch;
+
+use std::time::Duration;
+
+use kernelbox_proto::{
+    Error, SessionId,
+    v1::{
+        CreateSessionRequest, DeleteSessionRequest, DeleteSessionResponse, ErrorCode, GetSessionRequest,
+        KeepAliveRequest, KeepAliveResponse, ListSessionsRequest, ListSessionsResponse, Session, SessionEvent,
+        UpdateSessionRequest, WatchSessionRequest, session_service_server::SessionService,
+    },
+};
+use tonic::{Request, Response, Status};
+
+use super::{Caller, Events, Services};
+use crate::{
+    limits::Work,
+    sandbox::Scope,
+    sessions::Verdict,
+    store::{Created, Micros, NewSession, PageToken, RequestKey},
+};
+
+/// How long a sandbox may take to note that it is still wanted.
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
+
+#[derive(Clone)]
+pub(crate) struct Sessions(pub Services);
+
+impl Sessions {
+    async fn create(&self, caller: &Caller, request: CreateSessionRequest) -> Result<Session, Error> {
+        self.0.gate.admits()?;
+        let digest = validate::digest(&request);
+        let settings = validate::settings(request.session.unwrap_or_default())?;
+        let id: SessionId = match request.session_id.as_str() {
+            "" => uuid::Uuid::now_v7().to_string().parse()?,
+            id => id.parse().map_err(|_| Error::invalid("session_id", "must be 1 to 63 of a-z, 0-9 and \"-\""))?,
+        };
+        let request_key = match request.request_id.as_str() {
+            "" => None,
+            id => {
+                validate::request_id(id)?;
+                Some(RequestKey { id: id.to_owned(), digest })
+            }
+        };
+        let new = NewSession {
+            id: id.clone(),
+            tenant: caller.tenant.clone(),
+            settings,
+            request: request_key,
+            limit: caller.limits.sessions,
+        };
+        let record = match self.0.router.store().create(new).await? {
+            Created::New(record) | Created::Before(record) => record,
+            Created::RequestReused => {
+                return Err(Error::new(ErrorCode::RequestIdReused, "request_id was used before for another session"));
+            }
+            Created::Taken => {
+                return Err(Error::new(ErrorCode::AlreadyExists, format!("a session {id} exists already")));
+            }
+            Created::OverLimit => {
+                let limit = caller.limits.sessions;
+                return Err(Error::new(
+                    ErrorCode::QuotaExceeded,
+                    format!("{limit} sessions are open, which is the limit (--max-sessions); delete one"),
+                )
+                .with("limit", "max-sessions"));
+            }
+        };
+        if request.start {
+            let slot = self.0.router.slot(record.clone());
+            self.0.router.sandbox(&slot).await?;
+            return Ok(self.0.router.public(&slot.record()));
+        }
+        Ok(self.0.router.public(&record))
+    }
+
+    async fn list(&self, caller: &Caller, request: ListSessionsRequest) -> Result<ListSessionsResponse, Error> {
+        let size = match request.page_size {
+            0 => 50,
+            size @ 1..=1000 => size.unsigned_abs(),
+            _ => return Err(Error::invalid("page_size", "must be 0 to 1000")),
+        };
+        let after = match request.page_token.as_str() {
+            "" => None,
+            token => Some(PageToken::decode(token)?),
+        };
+        let (records, next) = self.0.router.store().list(&caller.tenant, &request.labels, size, after).await?;
+        Ok(ListSessionsResponse {
+            sessions: records.iter().map(|record| self.0.router.public(record)).collect(),
+            next_page_token: next.map(|it| it.encode()).unwrap_or_default(),
+        })
+    }
+
+    async fn update(&self, caller: &Caller, request: UpdateSessionRequest) -> Result<Session, Error> {
+        let session = request.session.ok_or_else(|| Error::invalid("session", "must be set"))?;
+        let slot = self.0.router.find(&caller.tenant, &SessionId::from_name(&session.name)?).await?;
+        loop {
+            let record = self.0.router.read(&caller.tenant, &slot.id).await?;
+            if !session.etag.is_empty() && session.etag != record.etag() {
+                return Err(Error::new(
+                    ErrorCode::Conflict,
+                    "the session was changed since it was read (etag); read it again",
+                ));
+            }
+            let mask = request.update_mask.as_ref().map(|mask| mask.paths.as_slice());
+            let merged = validate::merge(record.secret_settings(), &session, mask)?;
+            let settings = validate::settings(merged)?;
+            // None: another update came between; without an etag this one goes on top of it.
+            if let Some(record) = self.0.router.store().update(&slot.id, record.revision, &settings).await? {
+                slot.renew(record.clone());
+                return Ok(self.0.router.public(&record));
+            }
+        }
+    }
+
+    async fn delete(&self, caller: &Caller, name: &str) -> Result<(), Error> {
+        let record = self.0.router.read(&caller.tenant, &SessionId::from_name(name)?).await?;
+        let (router, slot) = (self.0.router.clone(), self.0.router.slot(record));
+        // In a task of its own: an end that has begun goes on, whether its caller waits or not.
+        let task = self.0.router.tasks().spawn(async move { router.delete(&slot).await });
+        task.await.map_err(|error| super::internal("the end of a session", &error))?
+    }
+
+    async fn keep_alive(&self, caller: &Caller, request: KeepAliveRequest) -> Result<(), Error> {
+        let slot = self.0.router.find(&caller.tenant, &SessionId::from_name(&request.name)?).await?;
+        slot.touch();
+        if let Some(live) = slot.live() {
+            let mut client = live.sandbox.client(Scope::Session);
+            match tokio::time::timeout(KEEP_ALIVE, client.keep_alive(request)).await {
+                Ok(Ok(_)) => {}
+                Ok(Err(status)) => match self.0.router.verdict(&slot, &live, &status).await {
+                    // A sandbox that is gone need not be kept.
+                    Verdict::NotRun | Verdict::Lost(_) | Verdict::Broken => {}
+                    Verdict::Refused(error) => return Err(error),
+                },
+                Err(_) => {
+                    return Err(Error::new(ErrorCode::DeadlineExceeded, "the session's sandbox does not answer"));
+                }
+            }
+        }
+        self.0.router.store().active(&slot.id, Micros::now()).await?;
+        Ok(())
+    }
+}
+
+#[tonic::async_trait]
+impl SessionService for Sessions {
+    type WatchSessionStream = Events<SessionEvent>;
+
+    async fn create_session(&self, request: Request<CreateSessionRequest>) -> Result<Response<Session>, Status> {
+        let caller = Caller::of(&request)?;
+        let created = self.create(&caller, request.into_inner()).await;
+        created.map(Response::new).map_err(|error| caller.status(error))
+    }
+
+    async fn get_session(&self, request: Request<GetSessionRequest>) -> Result<Response<Session>, Status> {
+        let caller = Caller::of(&request)?;
+        let read = async {
+            let id = SessionId::from_name(&request.get_ref().name)?;
+            Ok(self.0.router.public(&self.0.router.read(&caller.tenant, &id).await?))
+        };
+        read.await.map(Response::new).map_err(|error: Error| caller.status(error))
+    }
+
+    async fn list_sessions(
+        &self,
+        request: Request<ListSessionsRequest>,
+    ) -> Result<Response<ListSessionsResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let listed = self.list(&caller, request.into_inner()).await;
+        listed.map(Response::new).map_err(|error| caller.status(error))
+    }
+
+    async fn update_session(&self, request: Request<UpdateSessionRequest>) -> Result<Response<Session>, Status> {
+        let caller = Caller::of(&request)?;
+        let updated = self.update(&caller, request.into_inner()).await;
+        updated.map(Response::new).map_err(|error| caller.status(error))
+    }
+
+    async fn delete_session(
+        &self,
+        request: Request<DeleteSessionRequest>,
+    ) -> Result<Response<DeleteSessionResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let deleted = self.delete(&caller, &request.get_ref().name).await;
+        deleted.map(|()| Response::new(DeleteSessionResponse {})).map_err(|error| caller.status(error))
+    }
+
+    async fn keep_alive(&self, request: Request<KeepAliveRequest>) -> Result<Response<KeepAliveResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let kept = self.keep_alive(&caller, request.into_inner()).await;
+        kept.map(|()| Response::new(KeepAliveResponse {})).map_err(|error| caller.status(error))
+    }
+
+    async fn watch_session(
+        &self,
+        request: Request<WatchSessionRequest>,
+    ) -> Result<Response<Self::WatchSessionStream>, Status> {
+        let caller = Caller::of(&request)?;
+        let open = async {
+            let id = SessionId::from_name(&request.get_ref().name)?;
+            let permit = self.0.gate.begin(&caller.tenant, &caller.limits, Work::Watch)?;
+            let slot = self.0.router.find(&caller.tenant, &id).await?;
+            Ok(watch::stream(self.0.router.clone(), slot, caller.clone(), permit))
+        };
+        open.await.map(Response::new).map_err(|error: Error| caller.status(error))
+    }
+}

@@ -1,0 +1,230 @@
+//! The router of sessions: which sandbox a session has now, and how it comes to the next.
+//!
+//! A call meets a session in four steps: [`SessionRouter::find`] (does the tenant have it), [`SessionRouter::sandbox`] (its live one,
+//! or a new one, made once however many wait), the call itself, and [`SessionRouter::verdict`] on what went wrong.
+mod acquire;
+mod keeper;
+mod slot;
+mod verdict;
+
+use std::{
+    collections::HashMap,
+    future::Future,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use futures::FutureExt as _;
+use kernelbox_proto::{
+    Error, SessionId,
+    v1::{ErrorCode, SandboxState},
+};
+use tokio::sync::Semaphore;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::{Response, Status};
+
+pub(crate) use self::{
+    acquire::ready,
+    slot::{Live, Slot},
+    verdict::{Verdict, broken},
+};
+use crate::{
+    sandbox::{SandboxClient, SandboxProvider, Scope},
+    store::{Record, Store},
+};
+use slot::State;
+
+/// How many sandboxes a call may meet that retire before it.
+const TRIES: usize = 6;
+
+#[derive(Clone)]
+pub(crate) struct SessionRouter(Arc<Inner>);
+
+struct Inner {
+    store: Store,
+    provider: Arc<dyn SandboxProvider>,
+    slots: Mutex<HashMap<SessionId, Arc<Slot>>>,
+    capacity: Arc<Semaphore>,
+    max_sandboxes: u32,
+    idle_timeout: Duration,
+    tasks: TaskTracker,
+    stopping: CancellationToken,
+}
+
+impl SessionRouter {
+    pub(crate) fn new(
+        store: Store,
+        provider: Arc<dyn SandboxProvider>,
+        max_sandboxes: u32,
+        idle_timeout: Duration,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            store,
+            provider,
+            slots: Mutex::default(),
+            capacity: Arc::new(Semaphore::new(max_sandboxes as usize)),
+            max_sandboxes,
+            idle_timeout,
+            tasks: TaskTracker::new(),
+            stopping: CancellationToken::new(),
+        }))
+    }
+
+    pub(crate) fn store(&self) -> &Store {
+        &self.0.store
+    }
+
+    /// Tasks that outlive their call; a shutdown waits for them.
+    pub(crate) fn tasks(&self) -> &TaskTracker {
+        &self.0.tasks
+    }
+
+    /// Cancelled when the server ends what still runs.
+    pub(crate) fn stopping(&self) -> &CancellationToken {
+        &self.0.stopping
+    }
+
+    /// The tenant's session. Another tenant's is not found.
+    pub(crate) async fn find(&self, tenant: &str, id: &SessionId) -> Result<Arc<Slot>, Error> {
+        let known = self.lock().get(id).cloned();
+        let slot = match known {
+            Some(slot) if slot.record().tenant == tenant => slot,
+            Some(_) => return Err(not_found(id)),
+            None => self.slot(self.read(tenant, id).await?),
+        };
+        if slot.record().deleting || slot.is_deleted() {
+            return Err(being_deleted(id));
+        }
+        Ok(slot)
+    }
+
+    /// The tenant's session as its row says, also one that is being deleted.
+    pub(crate) async fn read(&self, tenant: &str, id: &SessionId) -> Result<Record, Error> {
+        self.0.store.get(id).await?.filter(|it| it.tenant == tenant).ok_or_else(|| not_found(id))
+    }
+
+    /// The slot of a session that was just read from the store.
+    pub(crate) fn slot(&self, record: Record) -> Arc<Slot> {
+        let mut slots = self.lock();
+        Arc::clone(slots.entry(record.id.clone()).or_insert_with(|| Arc::new(Slot::new(record))))
+    }
+
+    /// What a listing shows of a session besides its row.
+    pub(crate) fn public(&self, record: &Record) -> kernelbox_proto::v1::Session {
+        let slot = self.lock().get(&record.id).cloned();
+        match slot {
+            Some(slot) => record.public(slot.sandbox_state(), Some(slot.last_activity())),
+            None => record.public(SandboxState::None, None),
+        }
+    }
+
+    /// The session's sandbox; a new one if it has none. Who waits for it may go away: it is made nevertheless.
+    pub(crate) async fn sandbox(&self, slot: &Arc<Slot>) -> Result<Arc<Live>, Error> {
+        let acquiring = {
+            let mut state = slot.state();
+            match &*state {
+                State::Ready(live) => return Ok(Arc::clone(live)),
+                State::Deleted => return Err(being_deleted(&slot.id)),
+                State::Starting(acquiring) => acquiring.clone(),
+                State::Empty => {
+                    let (router, to) = (self.clone(), Arc::clone(slot));
+                    let task = self.0.tasks.spawn(async move { router.acquire(&to).await });
+                    let acquiring = async move {
+                        task.await.unwrap_or_else(|_| {
+                            Err(Error::new(ErrorCode::Internal, "the start of the sandbox was broken off"))
+                        })
+                    };
+                    let acquiring = acquiring.boxed().shared();
+                    *state = State::Starting(acquiring.clone());
+                    acquiring
+                }
+            }
+        };
+        acquiring.await
+    }
+
+    /// Sends a call to the session's sandbox. A sandbox that was retired has certainly not run it: it goes to the next.
+    pub(crate) async fn call<T, F, Fut>(&self, slot: &Arc<Slot>, mut send: F) -> Result<(T, Arc<Live>), Error>
+    where
+        F: FnMut(SandboxClient) -> Fut,
+        Fut: Future<Output = Result<Response<T>, Status>>,
+    {
+        self.call_live(slot, |live| send(live.sandbox.client(Scope::Session))).await
+    }
+
+    /// The same for calls that are not made with a client.
+    pub(crate) async fn call_live<T, F, Fut>(&self, slot: &Arc<Slot>, mut send: F) -> Result<(T, Arc<Live>), Error>
+    where
+        F: FnMut(&Live) -> Fut,
+        Fut: Future<Output = Result<Response<T>, Status>>,
+    {
+        for _ in 0..TRIES {
+            let live = self.sandbox(slot).await?;
+            slot.touch();
+            match send(&live).await {
+                Ok(answer) => return Ok((answer.into_inner(), live)),
+                Err(status) => match self.verdict(slot, &live, &status).await {
+                    Verdict::NotRun => {}
+                    Verdict::Broken => return Err(broken()),
+                    Verdict::Lost(error) | Verdict::Refused(error) => return Err(error),
+                },
+            }
+        }
+        Err(always_retired())
+    }
+
+    /// Ends the session: its sandbox, its files, its row.
+    pub(crate) async fn delete(&self, slot: &Arc<Slot>) -> Result<(), Error> {
+        self.0.store.begin_delete(&slot.id).await?;
+        let gone = slot.delete().await;
+        if let Some(gone) = gone {
+            gone.cancelled().await;
+        }
+        self.0.provider.forget(&slot.id).await?;
+        self.0.store.delete(&slot.id).await?;
+        self.lock().remove(&slot.id);
+        Ok(())
+    }
+
+    /// Finishes the ends of sessions that an earlier server began.
+    pub(crate) async fn finish_deletes(&self) -> Result<(), Error> {
+        for id in self.0.store.half_deleted().await? {
+            self.0.provider.forget(&id).await?;
+            self.0.store.delete(&id).await?;
+        }
+        Ok(())
+    }
+
+    /// Ends all sandboxes and waits until they are gone.
+    pub(crate) async fn shutdown(&self) {
+        self.0.stopping.cancel();
+        self.0.tasks.close();
+        self.0.tasks.wait().await;
+    }
+
+    /// Forgets a session that nobody uses; its row stays.
+    fn tidy(&self, slot: Arc<Slot>) {
+        let mut slots = self.lock();
+        // The map's own and this one.
+        if slot.is_empty() && Arc::strong_count(&slot) <= 2 {
+            slots.remove(&slot.id);
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<SessionId, Arc<Slot>>> {
+        self.0.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn not_found(id: &SessionId) -> Error {
+    Error::new(ErrorCode::SessionNotFound, format!("there is no session {id}"))
+}
+
+fn being_deleted(id: &SessionId) -> Error {
+    Error::new(ErrorCode::Conflict, format!("session {id} is being deleted"))
+}
+
+pub(crate) fn always_retired() -> Error {
+    Error::new(ErrorCode::SandboxRetired, "the session's sandboxes were retired before the call; try again")
+        .retry_after(Duration::from_secs(1))
+}

@@ -1,0 +1,200 @@
+//! A session in memory: its row, its sandbox now, and who watches.
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicI64, Ordering},
+    },
+    time::Duration,
+};
+
+use futures::future::{BoxFuture, Shared};
+use kernelbox_proto::{
+    Error, SessionId,
+    v1::{SandboxEnded, SandboxStage, SandboxState, SessionEvent, session_event::Kind},
+};
+use tokio::sync::{Notify, broadcast};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    sandbox::{Ended, Sandbox},
+    store::{Micros, Record},
+};
+
+/// Events kept for a watcher that is slow; then it misses some.
+const EVENTS: usize = 256;
+
+pub(super) type Acquiring = Shared<BoxFuture<'static, Result<Arc<Live>, Error>>>;
+
+pub(super) enum State {
+    Empty,
+    Starting(Acquiring),
+    Ready(Arc<Live>),
+    /// For good.
+    Deleted,
+}
+
+/// A session's sandbox.
+pub(crate) struct Live {
+    pub sandbox: Arc<dyn Sandbox>,
+    /// The first execution is told that the variables of an earlier sandbox are gone.
+    variables_gone: AtomicBool,
+    /// Ends it, and says why.
+    pub(super) end: CancellationToken,
+    pub(super) why: Mutex<Option<Ended>>,
+    /// Cancelled when nothing of it runs any more.
+    pub(super) gone: CancellationToken,
+}
+
+impl Live {
+    pub(super) fn new(sandbox: Arc<dyn Sandbox>, had_earlier: bool) -> Self {
+        Self {
+            sandbox,
+            variables_gone: AtomicBool::new(had_earlier),
+            end: CancellationToken::new(),
+            why: Mutex::new(None),
+            gone: CancellationToken::new(),
+        }
+    }
+
+    /// True for one caller, if an earlier sandbox had variables.
+    pub(crate) fn take_variables_gone(&self) -> bool {
+        self.variables_gone.swap(false, Ordering::Relaxed)
+    }
+
+    /// Has it ended by its keeper. The first reason counts.
+    pub(super) fn end(&self, reason: &str, message: &str) {
+        let mut why = self.why.lock().unwrap_or_else(PoisonError::into_inner);
+        why.get_or_insert_with(|| Ended { reason: reason.to_owned(), message: message.to_owned() });
+        self.end.cancel();
+    }
+}
+
+pub(crate) struct Slot {
+    pub id: SessionId,
+    record: Mutex<Arc<Record>>,
+    state: Mutex<State>,
+    /// What the session's last sandbox must have come to before there is another.
+    pub(super) before: Mutex<Option<CancellationToken>>,
+    events: broadcast::Sender<SessionEvent>,
+    /// Micros of the last call.
+    last_activity: AtomicI64,
+    /// The settings changed.
+    pub(super) changed: Notify,
+}
+
+impl Slot {
+    pub(super) fn new(record: Record) -> Self {
+        Self {
+            id: record.id.clone(),
+            last_activity: AtomicI64::new(record.last_activity.0),
+            record: Mutex::new(Arc::new(record)),
+            state: Mutex::new(State::Empty),
+            before: Mutex::new(None),
+            events: broadcast::Sender::new(EVENTS),
+            changed: Notify::new(),
+        }
+    }
+
+    pub(crate) fn record(&self) -> Arc<Record> {
+        Arc::clone(&self.record.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Takes a newer row; an older one changes nothing.
+    pub(crate) fn renew(&self, record: Record) {
+        let mut now = self.record.lock().unwrap_or_else(PoisonError::into_inner);
+        if (record.revision, record.generation) >= (now.revision, now.generation) {
+            *now = Arc::new(record);
+        }
+        drop(now);
+        self.changed.notify_one();
+    }
+
+    /// Counts a call.
+    pub(crate) fn touch(&self) {
+        self.last_activity.fetch_max(Micros::now().0, Ordering::Relaxed);
+    }
+
+    pub(crate) fn last_activity(&self) -> Micros {
+        Micros(self.last_activity.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn idle(&self) -> Duration {
+        Duration::from_micros(u64::try_from(Micros::now().0 - self.last_activity().0).unwrap_or(0))
+    }
+
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        matches!(*self.state(), State::Empty)
+    }
+
+    pub(super) fn is_deleted(&self) -> bool {
+        matches!(*self.state(), State::Deleted)
+    }
+
+    pub(crate) fn live(&self) -> Option<Arc<Live>> {
+        match &*self.state() {
+            State::Ready(live) => Some(Arc::clone(live)),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn sandbox_state(&self) -> SandboxState {
+        match *self.state() {
+            State::Starting(_) => SandboxState::Starting,
+            State::Ready(_) => SandboxState::Ready,
+            State::Empty | State::Deleted => SandboxState::None,
+        }
+    }
+
+    /// This sandbox takes no calls any more; the next call gets another.
+    pub(super) fn leave(&self, live: &Arc<Live>) {
+        let mut state = self.state();
+        if matches!(&*state, State::Ready(now) if Arc::ptr_eq(now, live)) {
+            *state = State::Empty;
+        }
+    }
+
+    /// Lets no sandbox be made any more and ends the one that is. What is returned is cancelled when it is gone.
+    pub(super) async fn delete(&self) -> Option<CancellationToken> {
+        loop {
+            let acquiring = {
+                let mut state = self.state();
+                match &*state {
+                    State::Starting(acquiring) => acquiring.clone(),
+                    State::Ready(live) => {
+                        live.end("Deleted", "the session was deleted");
+                        *state = State::Deleted;
+                        break;
+                    }
+                    State::Empty | State::Deleted => {
+                        *state = State::Deleted;
+                        break;
+                    }
+                }
+            };
+            // Either outcome is looked at again.
+            let _ = acquiring.await;
+        }
+        self.before.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn subscribe(&self) -> broadcast::Receiver<SessionEvent> {
+        self.events.subscribe()
+    }
+
+    pub(super) fn tell_stage(&self, stage: SandboxStage) {
+        self.tell(Kind::Stage(stage));
+    }
+
+    pub(super) fn tell_ended(&self, ended: Ended) {
+        self.tell(Kind::SandboxEnded(SandboxEnded { reason: ended.reason, message: ended.message }));
+    }
+
+    fn tell(&self, kind: Kind) {
+        // Nobody need be watching.
+        let _ = self.events.send(SessionEvent { time: Some(Micros::now().timestamp()), kind: Some(kind) });
+    }
+}
