@@ -1,1 +1,11 @@
-//! Tests of the whole stack.
+//! Tests of the whole stack: real gateway, supervisor and kernels, started from this checkout's programs.
+//!
+//! The suites are in `tests/`; here is what they share.
+
+mod client;
+mod leftovers;
+mod stack;
+
+pub use client::{Client, Run, code_of};
+pub use leftovers::{eventually, memory_of, mentions, process_runs};
+pub use stack::{Stack, StackBuilder, program, python, root};

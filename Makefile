@@ -1,0 +1,42 @@
+# What there is to do: make help.
+export PATH := $(CURDIR)/.tools/bin:$(CURDIR)/.venv/bin:$(PATH)
+# The suites that run code run it with this interpreter.
+export KERNELBOX_TEST_PYTHON ?= $(CURDIR)/.venv/bin/python
+PYTHON_SOURCES := $(wildcard kernel-image/kernel) tests
+PYTHON_TESTS := $(wildcard kernel-image/kernel/tests) tests/python tests/compare
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint build release bench tools clean
+
+help: ## This list.
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: ## Installs what is missing, builds, and does real work in a session.
+	@scripts/demo
+
+test: ## Sets up and runs every suite.
+	@scripts/test $(PYTHON_TESTS)
+
+lint: tools ## Every check that needs no running program.
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	cd proto && buf lint
+	cargo deny --locked check bans licenses sources
+	ruff check $(PYTHON_SOURCES)
+	ruff format --check $(PYTHON_SOURCES)
+
+build: ## The programs, for development: target/debug/kernelbox and kernelbox-supervisor.
+	cargo build --workspace --bins --locked
+
+release: ## The programs, as they are shipped: target/release/.
+	cargo build --workspace --bins --locked --release
+
+bench: tools release ## Kernelbox beside jupyter_client, interleaved.
+	python tests/bench/bench.py
+
+tools: ## What the tests and lints need, into .tools/ and .venv/.
+	@scripts/tools
+
+clean: ## Removes all that was built or installed here.
+	cargo clean
+	rm -rf .tools .venv
