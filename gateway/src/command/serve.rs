@@ -2,6 +2,7 @@
 mod args;
 
 use std::{
+    io::IsTerminal as _,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -172,5 +173,11 @@ fn cannot_serve(error: &dyn std::error::Error) -> Failure {
 fn log_to_stderr(level: &str) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
     // An error only says that logs are set up already.
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        // Whoever reads the log may be gone, and to say so on the same stream would panic.
+        .log_internal_errors(false)
+        .try_init();
 }

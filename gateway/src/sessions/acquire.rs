@@ -80,11 +80,14 @@ impl SessionRouter {
         };
         let (sandbox, ()) = tokio::join!(self.0.provider.acquire(claim, stages), forward);
         let sandbox = sandbox?;
-        if let Err(error) = bind(sandbox.as_ref(), &record).await {
+        let bound = async {
+            bind(sandbox.as_ref(), &record).await?;
+            Ok::<_, Error>(self.0.store.bound(&slot.id, record.generation).await?)
+        };
+        if let Err(error) = bound.await {
             sandbox.destroy().await;
             return Err(error);
         }
-        self.0.store.bound(&slot.id, record.generation).await?;
         let had_earlier = record.bound_generation > 0;
         tracing::info!(session = %slot.id, generation = record.generation, sandbox = sandbox.uid(), "sandbox ready");
         slot.tell_stage(ready(had_earlier));

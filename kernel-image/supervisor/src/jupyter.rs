@@ -4,7 +4,10 @@
 //! a task that waits for nobody.
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -31,6 +34,10 @@ const SEND_LIMIT: Duration = Duration::from_secs(10);
 const SILENCE: Duration = Duration::from_millis(50);
 /// The longest such reading.
 const DRAIN_LIMIT: Duration = Duration::from_secs(5);
+/// Two channels keep no order between them: a question is passed on when iopub was silent for so long.
+const QUESTION_SILENCE: Duration = Duration::from_millis(20);
+/// A program that goes on writing holds its question up no longer than this.
+const QUESTION_LIMIT: Duration = Duration::from_millis(500);
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -70,6 +77,8 @@ pub struct Client {
     control: Control,
     incoming: mpsc::Receiver<Incoming>,
     iopub_live: watch::Receiver<bool>,
+    /// How many iopub messages came.
+    heard: Arc<AtomicU64>,
     closing: CancellationToken,
     iopub: Option<JoinHandle<()>>,
     tasks: tokio::task::JoinSet<()>,
@@ -111,9 +120,12 @@ impl Client {
         let (live, iopub_live) = watch::channel(false);
         let closing = CancellationToken::new();
         let (idle, stop) = (sender.clone(), closing.clone());
+        let heard = Arc::new(AtomicU64::new(0));
+        let (counted, listened) = (Arc::clone(&heard), Arc::clone(&heard));
         let iopub = tokio::spawn(async move {
             let mut take = |message: Message| {
                 live.send_if_modified(|live| !std::mem::replace(live, true));
+                counted.fetch_add(1, Ordering::Relaxed);
                 on_iopub(&message);
                 if is_idle(&message) && idle.try_send(Incoming::Idle(message.parent)).is_err() {
                     tracing::warn!("an idle message was lost: nobody reads them");
@@ -139,7 +151,15 @@ impl Client {
         let mut tasks = tokio::task::JoinSet::new();
         let reply = sender.clone();
         tasks.spawn(async move { while reply.send(Incoming::Reply(receive(&mut replies).await)).await.is_ok() {} });
-        tasks.spawn(async move { while sender.send(Incoming::Input(receive(&mut inputs).await)).await.is_ok() {} });
+        tasks.spawn(async move {
+            loop {
+                let question = receive(&mut inputs).await;
+                tokio::time::timeout(QUESTION_LIMIT, silence(&listened)).await.ok();
+                if sender.send(Incoming::Input(question)).await.is_err() {
+                    return;
+                }
+            }
+        });
         let asked = Arc::new(Mutex::new(HashMap::<String, oneshot::Sender<Message>>::new()));
         let control = Control { sender: Arc::new(tokio::sync::Mutex::new(control)), asked: Arc::clone(&asked) };
         tasks.spawn(async move {
@@ -150,7 +170,7 @@ impl Client {
                 }
             }
         });
-        Ok(Self { shell, stdin, control, incoming, iopub_live, closing, iopub: Some(iopub), tasks })
+        Ok(Self { shell, stdin, control, incoming, iopub_live, heard, closing, iopub: Some(iopub), tasks })
     }
 
     /// Sends a request on the shell channel, under the given id.
@@ -175,6 +195,11 @@ impl Client {
     /// The control channel.
     pub fn control(&self) -> &Control {
         &self.control
+    }
+
+    /// How many iopub messages came so far.
+    pub fn heard(&self) -> u64 {
+        self.heard.load(Ordering::Relaxed)
     }
 
     /// Waits until iopub messages arrive, at most `limit`.
@@ -241,6 +266,18 @@ impl Request {
         id.clone_into(&mut message.header.msg_id);
         "kernelbox".clone_into(&mut message.header.username);
         message.with_metadata(self.metadata)
+    }
+}
+
+/// Waits until no message was counted for a while.
+async fn silence(heard: &AtomicU64) {
+    let mut before = heard.load(Ordering::Relaxed);
+    loop {
+        tokio::time::sleep(QUESTION_SILENCE).await;
+        let now = heard.load(Ordering::Relaxed);
+        if std::mem::replace(&mut before, now) == now {
+            return;
+        }
     }
 }
 

@@ -12,6 +12,8 @@ fn main() -> anyhow::Result<()> {
         .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,zeromq=error")))
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
+        // Whoever reads the log may be gone, and to say so on the same stream would panic.
+        .log_internal_errors(false)
         .init();
     match cli.command {
         args::Command::Zygote(args) => zygote(&args),

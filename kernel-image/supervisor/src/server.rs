@@ -52,13 +52,14 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(5);
 pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
     let began = Instant::now();
     let (breaches, watched) = watch::channel(None);
-    let (sandbox, workspace) = open(&args, watched)?;
+    let quota = args.disk_limit.map_or_else(Quota::unlimited, Quota::new);
+    let (sandbox, workspace) = open(&args, watched, quota.clone())?;
     let sandbox = Arc::new(sandbox);
     let contexts = Arc::new(Contexts::new(Arc::clone(&sandbox)));
     let verifier = Verifier::new(&args.public_keys, &args.uid);
     let access = Arc::new(Access::new(verifier, sandbox.lifecycle.clone()));
     let service = Service::new(Arc::clone(&sandbox), Arc::clone(&contexts), access, workspace);
-    let watchdog = watch_limits(&args, &sandbox, breaches);
+    let watchdog = watch_limits(&args, &sandbox, quota, breaches);
 
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_service_status("", ServingStatus::NotServing).await;
@@ -116,7 +117,11 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
 }
 
 /// Makes the folders and what works in them; starts no process.
-fn open(args: &ServeArgs, breaches: watch::Receiver<Option<watchdog::Breach>>) -> anyhow::Result<(Sandbox, Workspace)> {
+fn open(
+    args: &ServeArgs,
+    breaches: watch::Receiver<Option<watchdog::Breach>>,
+    quota: Quota,
+) -> anyhow::Result<(Sandbox, Workspace)> {
     let state_dir = absolute(&args.state_dir)?;
     let run_dir = absolute(&args.run_dir)?;
     let workspace = absolute(&args.workspace)?;
@@ -139,7 +144,7 @@ fn open(args: &ServeArgs, breaches: watch::Receiver<Option<watchdog::Breach>>) -
     };
     let artifacts = Artifacts::new(Arc::clone(&handle)).context("cannot read the workspace")?;
     let zygote = Arc::new(Zygote::new(source, begin));
-    let files = Workspace::new(Arc::clone(&handle), Quota::unlimited());
+    let files = Workspace::new(Arc::clone(&handle), quota);
     let sandbox = Sandbox {
         uid: args.uid.clone(),
         lifecycle: Lifecycle::new(),
@@ -169,6 +174,7 @@ fn open(args: &ServeArgs, breaches: watch::Receiver<Option<watchdog::Breach>>) -
 fn watch_limits(
     args: &ServeArgs,
     sandbox: &Arc<Sandbox>,
+    quota: Quota,
     breaches: watch::Sender<Option<watchdog::Breach>>,
 ) -> JoinHandle<()> {
     let limits = Limits {
@@ -180,7 +186,7 @@ fn watch_limits(
     let zygote = Arc::clone(&sandbox.zygote);
     tokio::spawn(async move {
         if limits.memory.is_some() || limits.processes.is_some() || limits.disk.is_some() {
-            watchdog::run(limits, folders, move || zygote.pid(), breaches).await;
+            watchdog::run(limits, folders, quota, move || zygote.pid(), breaches).await;
         }
     })
 }

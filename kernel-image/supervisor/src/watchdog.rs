@@ -10,6 +10,8 @@ use std::{
 use kernelbox_proto::v1::ErrorCode;
 use tokio::sync::watch;
 
+use crate::workspace::Quota;
+
 /// How often it looks.
 const INTERVAL: Duration = Duration::from_millis(250);
 /// How often it adds up files, which takes longer.
@@ -46,10 +48,12 @@ struct Use {
     processes: usize,
 }
 
-/// Reports breaches until nobody listens. `zygote` tells the zygote's pid while it runs.
+/// Reports breaches until nobody listens, and keeps `quota` at what is left of the disk limit. `zygote` tells the zygote's pid while it
+/// runs.
 pub async fn run(
     limits: Limits,
     folders: Vec<PathBuf>,
+    quota: Quota,
     zygote: impl Fn() -> Option<i32> + Send,
     breaches: watch::Sender<Option<Breach>>,
 ) {
@@ -62,12 +66,13 @@ pub async fn run(
         let (folders, root) = (if disk_due { folders.clone() } else { Vec::new() }, zygote());
         let looked = tokio::task::spawn_blocking(move || {
             let uses = root.map(|root| uses(root, limits.memory)).unwrap_or_default();
-            let disk = folders.iter().map(|folder| disk_use(folder)).sum();
-            breach(&limits, &uses, disk)
+            let disk: u64 = folders.iter().map(|folder| disk_use(folder)).sum();
+            (breach(&limits, &uses, disk), disk)
         });
-        let Ok(found) = looked.await else { return };
-        if disk_due {
+        let Ok((found, disk)) = looked.await else { return };
+        if let Some(limit) = limits.disk.filter(|_| disk_due) {
             disk_seen = Some(Instant::now());
+            quota.set_left(limit.saturating_sub(disk));
         }
         breaches.send_if_modified(|last| {
             let changed = *last != found;
@@ -227,7 +232,7 @@ mod tests {
         let zygote = i32::try_from(shell.id()).unwrap();
         let (sender, mut receiver) = watch::channel(None);
         let limits = Limits { memory: Some(16 * MIB), ..Limits::default() };
-        let watching = tokio::spawn(run(limits, Vec::new(), move || Some(zygote), sender));
+        let watching = tokio::spawn(run(limits, Vec::new(), Quota::unlimited(), move || Some(zygote), sender));
         let found = tokio::time::timeout(Duration::from_secs(60), receiver.wait_for(Option::is_some)).await;
         let breach = found.unwrap().unwrap().clone().unwrap();
         assert_eq!(breach.code, ErrorCode::MemoryLimit);

@@ -45,6 +45,8 @@ pub(super) struct Attempt<'a> {
     deadline: Option<Instant>,
     pub(super) kill_at: Option<Instant>,
     idle_at: Option<Instant>,
+    /// How many iopub messages had come when the silence was last looked at.
+    heard: u64,
 }
 
 impl Stop {
@@ -73,6 +75,7 @@ impl<'a> Attempt<'a> {
             deadline: began.checked_add(job.timeout),
             kill_at: None,
             idle_at: None,
+            heard: 0,
         }
     }
 
@@ -88,15 +91,18 @@ impl<'a> Attempt<'a> {
         request.with_metadata(serde_json::json!({ "kernelbox": { "cwd": self.job.cwd, "env": self.job.env } }))
     }
 
-    /// The reply, when it is over: replied, and all output is there or late. Also whether the kernel said that all was sent.
-    pub(super) fn ended(&mut self) -> Option<(Reply, bool)> {
-        let late = self.idle_at.is_some_and(|at| at <= Instant::now());
-        if !self.idle && !late {
-            return None;
+    /// The reply, when it is over: replied, and all output is there or late. Also whether the kernel said that all was sent. `heard`
+    /// counts the iopub messages that came so far.
+    pub(super) fn ended(&mut self, heard: u64) -> Option<(Reply, bool)> {
+        let due = self.idle_at.is_some_and(|at| at <= Instant::now());
+        if due && !self.idle && heard != self.heard {
+            self.heard = heard;
+            self.idle_at = Some(Instant::now() + IDLE_LIMIT);
+        } else if self.idle || due {
+            return Some((self.reply.take()?, self.idle));
         }
-        Some((self.reply.take()?, self.idle))
+        None
     }
-
     pub(super) fn take(&mut self, incoming: Incoming) {
         match incoming {
             Incoming::Idle(id) if id == self.id => self.idle = true,

@@ -97,13 +97,13 @@ impl Actor {
             return Ending::Unsent(Error::new(ErrorCode::KernelUnavailable, error.to_string()));
         }
         loop {
-            if let Some((reply, idle)) = attempt.ended() {
-                return Ending::Replied { reply, idle };
-            }
-            let wake = attempt.wake();
             let Self { kernel: Some(kernel), commands, breaches, sandbox, .. } = self else {
                 return Ending::Died(Exit::Lost);
             };
+            if let Some((reply, idle)) = attempt.ended(kernel.client.heard()) {
+                return Ending::Replied { reply, idle };
+            }
+            let wake = attempt.wake();
             let (pid, stopping) = (kernel.pid(), attempt.stop.is_some());
             let command = tokio::select! {
                 Ok(()) = breaches.changed(), if !stopping => {
