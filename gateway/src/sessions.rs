@@ -161,7 +161,13 @@ impl SessionRouter {
         for _ in 0..TRIES {
             let live = self.sandbox(slot).await?;
             slot.touch();
-            match send(&live).await {
+            let Some(call) = live.begin_call() else {
+                slot.leave(&live);
+                continue;
+            };
+            let sent = send(&live).await;
+            drop(call);
+            match sent {
                 Ok(answer) => return Ok((answer.into_inner(), live)),
                 Err(status) => match self.verdict(slot, &live, &status).await {
                     Verdict::NotRun => {}

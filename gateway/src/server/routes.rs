@@ -51,6 +51,7 @@ pub(super) async fn build(
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
             .with_service_name(SessionServiceServer::<Sessions>::NAME)
             .with_service_name(CodeServiceServer::<Code>::NAME)

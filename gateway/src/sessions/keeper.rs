@@ -12,6 +12,8 @@ use crate::sandbox::{Ended, Scope};
 
 /// How long a sandbox may take to say whether it is idle.
 const RETIRE: Duration = Duration::from_secs(2);
+/// How long answers may be on their way from a sandbox that is retired.
+const LAST_ANSWERS: Duration = Duration::from_secs(5);
 /// Between two questions, at least.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -58,6 +60,9 @@ impl SessionRouter {
             match self.retire(slot, live, idle_timeout).await {
                 Some(RetireResponse { retired: true, .. }) => {
                     slot.leave(live);
+                    // What came just before gets its answer, and what came just after hears that it has not run.
+                    live.calls.close();
+                    let _ = timeout(LAST_ANSWERS, live.calls.wait()).await;
                     return idle();
                 }
                 Some(RetireResponse { idle, .. }) => {

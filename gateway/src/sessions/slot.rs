@@ -13,7 +13,7 @@ use kernelbox_proto::{
     v1::{SandboxEnded, SandboxStage, SandboxState, SessionEvent, session_event::Kind},
 };
 use tokio::sync::{Notify, broadcast};
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::{TaskTracker, task_tracker::TaskTrackerToken}};
 
 use crate::{
     sandbox::{Ended, Sandbox},
@@ -38,6 +38,8 @@ pub(crate) struct Live {
     pub sandbox: Arc<dyn Sandbox>,
     /// The first execution is told that the variables of an earlier sandbox are gone.
     variables_gone: AtomicBool,
+    /// Calls that it has not answered yet.
+    pub(super) calls: TaskTracker,
     /// Ends it, and says why.
     pub(super) end: CancellationToken,
     pub(super) why: Mutex<Option<Ended>>,
@@ -50,10 +52,18 @@ impl Live {
         Self {
             sandbox,
             variables_gone: AtomicBool::new(had_earlier),
+            calls: TaskTracker::new(),
             end: CancellationToken::new(),
             why: Mutex::new(None),
             gone: CancellationToken::new(),
         }
+    }
+
+    /// Held until a call is answered; none once the sandbox is retired.
+    pub(crate) fn begin_call(&self) -> Option<TaskTrackerToken> {
+        // In this order, so that whoever closes it either waits for this call or is seen by it.
+        let call = self.calls.token();
+        (!self.calls.is_closed()).then_some(call)
     }
 
     /// True for one caller, if an earlier sandbox had variables.
@@ -150,7 +160,7 @@ impl Slot {
     }
 
     /// This sandbox takes no calls any more; the next call gets another.
-    pub(super) fn leave(&self, live: &Arc<Live>) {
+    pub(crate) fn leave(&self, live: &Arc<Live>) {
         let mut state = self.state();
         if matches!(&*state, State::Ready(now) if Arc::ptr_eq(now, live)) {
             *state = State::Empty;

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from conftest import Client, Host, Session
+from driver import Client, Host, Session
 from kernelbox_kernel import warmup
 
 

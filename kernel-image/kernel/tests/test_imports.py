@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from conftest import Session
+from driver import Session
 from kernelbox_kernel import imports
 
 

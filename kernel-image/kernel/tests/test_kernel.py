@@ -4,7 +4,7 @@ import threading
 import time
 
 import pytest
-from conftest import TIMEOUT, Client, Session
+from driver import TIMEOUT, Client, Session
 
 
 def test_outputs_come_as_from_any_ipykernel(client: Client) -> None:

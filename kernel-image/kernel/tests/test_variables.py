@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import TIMEOUT, Client, Session
+from driver import TIMEOUT, Client, Session
 from kernelbox_kernel import variables
 
 

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import ENTRY, Host, Session, alive, wait_until
+from driver import ENTRY, Host, Session, alive, wait_until
 
 # Starts a process that leaves its parent, process group and session behind, and writes its pid.
 DAEMON = """

@@ -102,10 +102,15 @@ impl Follow {
             if out.is_closed() && self.may_stop() {
                 return End::ClientGone;
             }
+            let Some(call) = live.begin_call() else {
+                self.slot.leave(&live);
+                continue;
+            };
             let opened = match self.open(&live).await {
                 Ok(stream) => self.pass_on(stream, &live, out, &mut tries).await,
                 Err(status) => Err(status),
             };
+            drop(call);
             let status = match opened {
                 Ok(end) => return end,
                 Err(status) => status,
