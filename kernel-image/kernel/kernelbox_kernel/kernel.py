@@ -25,7 +25,7 @@ OPTIONS = Config(
         "HistoryManager": {"hist_file": ":memory:"},
         "IPKernelApp": {
             "kernel_class": "kernelbox_kernel.kernel.Kernel",
-            "outstream_class": "kernelbox_kernel.output.Stream",
+            "outstream_class": "kernelbox_kernel.output.OutStream",
             # "The parent is init": no thread that watches for the parent's death. PDEATHSIG sees to that.
             "parent_handle": 1,
         },

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from ipykernel.iostream import OutStream
+from ipykernel import iostream
 from jupyter_client.jsonutil import json_default
 from jupyter_client.session import json_packer
 
@@ -37,7 +37,7 @@ def pack(message: Any) -> bytes:
         return _SURROGATES.sub("\ufffd", text).encode()
 
 
-class Stream(OutStream):
+class OutStream(iostream.OutStream):
     """sys.stdout or sys.stderr of a kernel."""
 
     flush_interval = 0.1

@@ -129,6 +129,9 @@ def make_own() -> None:
     # Python reseeds its own `random` at a fork; numpy's global generator has to be told.
     if numpy_random := sys.modules.get("numpy.random"):
         numpy_random.seed()
+    # Imported without a shell, pandas took a terminal's word for the width of tables.
+    if pandas := sys.modules.get("pandas"):
+        pandas.set_option("display.max_columns", 20)
     wanted = next((os.environ[name] for name in THREAD_VARIABLES[:2] if name in os.environ), "")
     threads = int(wanted) if wanted.isdigit() and int(wanted) > 0 else len(os.sched_getaffinity(0))
     for setter in _blas_setters:

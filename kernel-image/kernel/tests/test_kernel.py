@@ -36,19 +36,6 @@ def test_programs_write_into_the_cells_output(client: Client) -> None:
     assert client.run("%%bash\necho from bash").stdout == "from bash\n"
 
 
-def test_what_programs_wrote_comes_before_what_is_printed_next(client: Client) -> None:
-    """The loop lets no other thread of the kernel run, so none can put things in order."""
-    code = """
-import os, time
-def wait():
-    end = time.perf_counter() + 0.001
-    while time.perf_counter() < end: pass
-for _ in range(100):
-    os.write(1, b"a"); wait(); print("b", end=""); wait()
-"""
-    assert client.run(code).stdout == "ab" * 100
-
-
 def test_the_end_of_a_cell_does_not_overtake_its_programs(client: Client) -> None:
     for number in range(50):
         assert client.run(f"import os; os.write(1, b'{number}'); None").stdout == str(number)
