@@ -168,7 +168,7 @@ impl Actor {
         match ending {
             Ending::Replied { reply, idle } => {
                 // An interrupt before the first line of the code is told in the reply alone.
-                if let Some(error) = reply.error().filter(|_| !execution.has_failed()) {
+                if let Some(error) = reply.error().filter(|_| stop.is_some() && !execution.has_failed()) {
                     execution.output(Output::Error(error), |_| String::new());
                 }
                 for bundle in reply.pages() {
