@@ -13,7 +13,10 @@ use kernelbox_proto::{
     v1::{SandboxEnded, SandboxStage, SandboxState, SessionEvent, session_event::Kind},
 };
 use tokio::sync::{Notify, broadcast};
-use tokio_util::{sync::CancellationToken, task::{TaskTracker, task_tracker::TaskTrackerToken}};
+use tokio_util::{
+    sync::CancellationToken,
+    task::{TaskTracker, task_tracker::TaskTrackerToken},
+};
 
 use crate::{
     sandbox::{Ended, Sandbox},
