@@ -86,6 +86,27 @@ async fn a_context_is_interrupted_with_its_queue() {
 }
 
 #[tokio::test]
+async fn an_execution_whose_reply_is_lost_ends_and_says_so() {
+    let sandbox = Sandbox::start().await;
+    let code = "session = get_ipython().kernel.session
+send = session.send
+def lose_one_reply(stream, kind, *arguments, **options):
+    if kind != 'execute_reply':
+        return send(stream, kind, *arguments, **options)
+    session.send = send
+session.send = lose_one_reply
+print('said')";
+    let events = sandbox.run(code).await;
+    let finished = finished(&events);
+    assert_eq!((finished.status(), finished.code()), (ExecutionStatus::Failed, ErrorCode::KernelUnavailable));
+    assert!(finished.message.contains("without a reply"), "{}", finished.message);
+    assert_eq!(stdout(&events), "said\n");
+    let events = sandbox.run(format!("{code}\n1/0").as_str()).await;
+    assert_eq!(status(&events), ExecutionStatus::Error, "what iopub told is known");
+    assert_eq!(stdout(&sandbox.run("print('on')").await), "on\n");
+}
+
+#[tokio::test]
 async fn code_ends_at_its_timeout_and_variables_stay() {
     let sandbox = Sandbox::start().await;
     sandbox.run("kept = 7").await;

@@ -19,8 +19,8 @@ const GRACE: Duration = Duration::from_secs(5);
 const MEMORY_GRACE: Duration = Duration::from_millis(500);
 /// An interrupt can be lost while a cell begins, so it is sent again while the grace lasts.
 const AGAIN: Duration = Duration::from_millis(1_500);
-/// How long iopub may be silent after the reply.
-const IDLE_LIMIT: Duration = Duration::from_secs(1);
+/// The kernel says twice that it is done: with a reply on shell, and idle on iopub. How long the second may be awaited in silence.
+const SECOND_WORD_LIMIT: Duration = Duration::from_secs(1);
 
 /// Why an execution is being stopped.
 #[derive(Debug, Clone)]
@@ -29,6 +29,14 @@ pub(super) enum Stop {
     Interrupt,
     /// A limit of the sandbox.
     Limit(Breach),
+}
+
+/// How a kernel said that code is done.
+pub(super) struct Done {
+    /// None where it was lost: an interrupt can meet the kernel's own steps between two pieces of code.
+    pub(super) reply: Option<Reply>,
+    /// It said that all output was sent.
+    pub(super) idle: bool,
 }
 
 /// One way of the code through the kernel.
@@ -44,7 +52,8 @@ pub(super) struct Attempt<'a> {
     /// When the next thing happens by itself: the timeout, another interrupt, the end of the grace.
     deadline: Option<Instant>,
     pub(super) kill_at: Option<Instant>,
-    idle_at: Option<Instant>,
+    /// When the wait for the kernel's second word ends.
+    settle_at: Option<Instant>,
     /// How many iopub messages had come when the silence was last looked at.
     heard: u64,
 }
@@ -74,7 +83,7 @@ impl<'a> Attempt<'a> {
             question: None,
             deadline: began.checked_add(job.timeout),
             kill_at: None,
-            idle_at: None,
+            settle_at: None,
             heard: 0,
         }
     }
@@ -91,27 +100,33 @@ impl<'a> Attempt<'a> {
         request.with_metadata(serde_json::json!({ "kernelbox": { "cwd": self.job.cwd, "env": self.job.env } }))
     }
 
-    /// The reply, when it is over: replied, and all output is there or late. Also whether the kernel said that all was sent. `heard`
-    /// counts the iopub messages that came so far.
-    pub(super) fn ended(&mut self, heard: u64) -> Option<(Reply, bool)> {
-        let due = self.idle_at.is_some_and(|at| at <= Instant::now());
-        if due && !self.idle && heard != self.heard {
-            self.heard = heard;
-            self.idle_at = Some(Instant::now() + IDLE_LIMIT);
-        } else if self.idle || due {
-            return Some((self.reply.take()?, self.idle));
+    /// What the kernel said of the end, when it is over: all that it says, or nothing more for a while. `heard` counts the iopub
+    /// messages that came so far.
+    pub(super) fn ended(&mut self, heard: u64) -> Option<Done> {
+        let both = self.reply.is_some() && self.idle;
+        if !both && self.settle_at.is_none_or(|at| at > Instant::now()) {
+            return None;
         }
-        None
+        if !both && heard != self.heard {
+            self.heard = heard;
+            self.settle_at = Some(Instant::now() + SECOND_WORD_LIMIT);
+            return None;
+        }
+        Some(Done { reply: self.reply.take(), idle: self.idle })
     }
+
     pub(super) fn take(&mut self, incoming: Incoming) {
         match incoming {
-            Incoming::Idle(id) if id == self.id => self.idle = true,
+            Incoming::Idle(id) if id == self.id => {
+                self.idle = true;
+                self.settle_at = Some(Instant::now() + SECOND_WORD_LIMIT);
+            }
             Incoming::Reply(message) if message.parent == self.id && message.kind == "execute_reply" => {
                 self.reply = Some(Reply::read(&message.content).unwrap_or_else(|error| {
                     tracing::warn!(%error, "odd reply of the kernel");
                     Reply::default()
                 }));
-                self.idle_at = Some(Instant::now() + IDLE_LIMIT);
+                self.settle_at = Some(Instant::now() + SECOND_WORD_LIMIT);
             }
             Incoming::Input(message) if message.parent == self.id && message.kind == "input_request" => {
                 self.question = Some(message.id.clone());
@@ -133,13 +148,13 @@ impl<'a> Attempt<'a> {
     }
 
     pub(super) fn wake(&self) -> Option<Instant> {
-        if self.reply.is_some() { self.idle_at } else { [self.deadline, self.kill_at].into_iter().flatten().min() }
+        self.settle_at.or_else(|| [self.deadline, self.kill_at].into_iter().flatten().min())
     }
 
     /// Whether it is time for an interrupt.
     pub(super) fn alarm(&mut self) -> bool {
         let now = Instant::now();
-        if self.reply.is_some() || self.deadline.is_none_or(|at| at > now) {
+        if self.settle_at.is_some() || self.deadline.is_none_or(|at| at > now) {
             return false;
         }
         self.stop(Stop::Timeout(self.job.timeout));

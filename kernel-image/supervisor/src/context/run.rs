@@ -13,7 +13,7 @@ use tokio::{
 use super::{
     Job,
     actor::{Actor, Ask, Next},
-    attempt::{Attempt, Stop},
+    attempt::{Attempt, Done, Stop},
     life::unavailable,
 };
 use crate::{
@@ -27,8 +27,8 @@ use crate::{
 
 /// How the code left the kernel.
 enum Ending {
-    /// The kernel replied; `idle` when it also said that all output was sent.
-    Replied { reply: Reply, idle: bool },
+    /// The kernel said so.
+    Done(Done),
     /// The kernel died.
     Died(Exit),
     /// It was killed, because it did not stop.
@@ -68,7 +68,7 @@ impl Actor {
             let mut attempt = Attempt::new(&job, id, began);
             let ending = self.attempt(&mut attempt).await;
             let stop = attempt.stop.take();
-            if let Ending::Replied { reply, .. } = &ending
+            if let Ending::Done(Done { reply: Some(reply), .. }) = &ending
                 && stop.is_none()
                 && reply.ename == "ModuleNotFoundError"
             {
@@ -100,8 +100,8 @@ impl Actor {
             let Self { kernel: Some(kernel), commands, breaches, sandbox, .. } = self else {
                 return Ending::Died(Exit::Lost);
             };
-            if let Some((reply, idle)) = attempt.ended(kernel.client.heard()) {
-                return Ending::Replied { reply, idle };
+            if let Some(done) = attempt.ended(kernel.client.heard()) {
+                return Ending::Done(done);
             }
             let wake = attempt.wake();
             let (pid, stopping) = (kernel.pid(), attempt.stop.is_some());
@@ -166,24 +166,16 @@ impl Actor {
     /// Tells the end of an execution, and replaces the kernel if it is gone.
     async fn conclude(&mut self, execution: &Arc<Execution>, ending: Ending, stop: Option<Stop>) -> Next {
         match ending {
-            Ending::Replied { reply, idle } => {
+            Ending::Done(done) => {
                 // An interrupt before the first line of the code is told in the reply alone.
-                if let Some(error) = reply.error().filter(|_| stop.is_some() && !execution.has_failed()) {
+                let error = done.reply.as_ref().and_then(Reply::error);
+                if let Some(error) = error.filter(|_| stop.is_some() && !execution.has_failed()) {
                     execution.output(Output::Error(error), |_| String::new());
                 }
-                for bundle in reply.pages() {
+                for bundle in done.reply.iter().flat_map(Reply::pages) {
                     execution.output(Output::Display(bundle), |_| String::new());
                 }
-                let mut outcome = match (stop, reply.status.as_str()) {
-                    (Some(stop), _) => stop.outcome(),
-                    (None, "ok") => Outcome::new(ExecutionStatus::Ok),
-                    (None, _) => Outcome::new(ExecutionStatus::Error),
-                };
-                if !idle {
-                    "the kernel did not say that all output was sent; the rest, if any, comes as late output"
-                        .clone_into(&mut outcome.message);
-                }
-                outcome.execution_count = reply.execution_count.unwrap_or_default();
+                let outcome = outcome(done, stop, execution.has_failed());
                 self.tell_artifacts(execution).await;
                 execution.finish(outcome);
                 Next::Continue
@@ -249,6 +241,27 @@ impl Actor {
         self.router.close();
         self.replace().await
     }
+}
+
+/// How code ended whose kernel said that it is done.
+fn outcome(done: Done, stop: Option<Stop>, has_failed: bool) -> Outcome {
+    let mut outcome = match (stop, &done.reply) {
+        (Some(stop), _) => stop.outcome(),
+        (None, Some(reply)) if reply.status == "ok" => Outcome::new(ExecutionStatus::Ok),
+        (None, Some(_)) => Outcome::new(ExecutionStatus::Error),
+        (None, None) if has_failed => Outcome::new(ExecutionStatus::Error),
+        (None, None) => Outcome::because(
+            ExecutionStatus::Failed,
+            ErrorCode::KernelUnavailable,
+            "the kernel became idle without a reply: the code may not have run, or not to its end",
+        ),
+    };
+    if !done.idle {
+        "the kernel did not say that all output was sent; the rest, if any, comes as late output"
+            .clone_into(&mut outcome.message);
+    }
+    outcome.execution_count = done.reply.and_then(|reply| reply.execution_count).unwrap_or_default();
+    outcome
 }
 
 /// Whether a breach is this kernel's: its own, everybody's, or that of processes which no kernel owns.
