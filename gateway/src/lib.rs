@@ -7,6 +7,7 @@ pub mod config;
 mod fetch;
 mod http;
 mod limits;
+pub mod model;
 pub mod sandbox;
 mod server;
 mod services;

@@ -127,9 +127,11 @@ impl ErrorCode {
             | Self::TurnNotFound => (Code::NotFound, 404, false),
             Self::DigestMismatch => (Code::FailedPrecondition, 412, false),
             Self::OutOfRange => (Code::OutOfRange, 416, false),
-            Self::InputNotRequested | Self::TurnRunning | Self::SandboxBound | Self::ModelUnavailable => {
-                (Code::FailedPrecondition, 409, false)
-            }
+            Self::InputNotRequested
+            | Self::TurnRunning
+            | Self::SandboxBound
+            | Self::ModelUnavailable
+            | Self::ToolCallNotWaiting => (Code::FailedPrecondition, 409, false),
             Self::TooLarge => (Code::ResourceExhausted, 413, false),
             Self::QuotaExceeded | Self::RateLimited | Self::NoCapacity => (Code::ResourceExhausted, 429, true),
             Self::MemoryLimit | Self::ProcessLimit => (Code::ResourceExhausted, 429, false),
@@ -139,7 +141,7 @@ impl ErrorCode {
             }
             Self::SandboxLost => (Code::Unavailable, 503, false),
             Self::PackageInstallFailed => (Code::FailedPrecondition, 424, false),
-            Self::UrlFailed => (Code::Unavailable, 502, true),
+            Self::UrlFailed | Self::ModelFailed => (Code::Unavailable, 502, true),
             Self::Unimplemented => (Code::Unimplemented, 501, false),
             Self::DeadlineExceeded => (Code::DeadlineExceeded, 504, false),
             Self::Cancelled => (Code::Cancelled, 499, false),

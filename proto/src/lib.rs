@@ -8,7 +8,7 @@ mod name;
 
 pub use error::{DOMAIN, Error, Result};
 pub use json::to_json;
-pub use name::{ContextId, ContextName, ExecutionId, ExecutionName, SessionId};
+pub use name::{ContextId, ContextName, ExecutionId, ExecutionName, SessionId, TurnId, TurnName};
 
 /// The encoded `FileDescriptorSet` of all packages, for server reflection.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kernelbox.binpb"));

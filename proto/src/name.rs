@@ -1,4 +1,5 @@
-//! Resource names: `sessions/{session}`, `sessions/{session}/executions/{execution}`, `sessions/{session}/contexts/{context}`.
+//! Resource names: `sessions/{session}`, `sessions/{session}/executions/{execution}`, `.../turns/{turn}`,
+//! `.../contexts/{context}`.
 use std::{fmt, str::FromStr};
 
 use crate::{Error, Result};
@@ -50,6 +51,9 @@ id!(
     /// An execution's id, which is its request id: 1 to 63 of a-z, 0-9 and "-".
     ExecutionId, "request_id", underscore: false, "a-z, 0-9 and \"-\"");
 id!(
+    /// A turn's id, which is its request id: 1 to 63 of a-z, 0-9 and "-".
+    TurnId, "request_id", underscore: false, "a-z, 0-9 and \"-\"");
+id!(
     /// A context's id: 1 to 63 of a-z, 0-9, "-" and "_". A context named for its kernel bears the kernel's name.
     ContextId, "context", underscore: true, "a-z, 0-9, \"-\" and \"_\"");
 
@@ -99,6 +103,9 @@ macro_rules! child_name {
 child_name!(
     /// `sessions/{session}/executions/{execution}`.
     ExecutionName, ExecutionId, execution, "executions");
+child_name!(
+    /// `sessions/{session}/turns/{turn}`.
+    TurnName, TurnId, turn, "turns");
 child_name!(
     /// `sessions/{session}/contexts/{context}`.
     ContextName, ContextId, context, "contexts");
