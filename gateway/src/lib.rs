@@ -4,6 +4,7 @@
 
 mod auth;
 pub mod config;
+mod executions;
 mod fetch;
 mod http;
 mod limits;

@@ -1,6 +1,5 @@
 //! CodeService: every call goes to the session's sandbox; the streams of executions outlive a broken connection to it.
-mod follow;
-
+use futures::StreamExt as _;
 use kernelbox_proto::{
     ContextName, Error, ExecutionId, ExecutionName, SessionId,
     v1::{
@@ -14,9 +13,12 @@ use kernelbox_proto::{
 };
 use tonic::{Request, Response, Status};
 
-use self::follow::{Follow, Start};
 use super::{Caller, Events, Services};
-use crate::{limits::Work, sandbox::SandboxClient};
+use crate::{
+    executions::{Follow, Start},
+    limits::Work,
+    sandbox::SandboxClient,
+};
 
 #[derive(Clone)]
 pub(crate) struct Code(pub Services);
@@ -46,7 +48,8 @@ impl Code {
         };
         let entered = self.0.enter(&caller, &start.name().session, work).await;
         let (slot, permit) = entered.map_err(|error| caller.status(error))?;
-        Ok(Response::new(Follow::new(self.0.router.clone(), slot, caller, start).stream(permit)))
+        let events = Follow::new(self.0.router.clone(), slot, start).stream(permit);
+        Ok(Response::new(events.map(move |event| event.map_err(|error| caller.status(error))).boxed()))
     }
 }
 

@@ -44,6 +44,7 @@ class OutStream(iostream.OutStream):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         self._pending = 0
+        self._flushing = False
         self._looked = 0.0
         self._pipe_lock = threading.RLock()
         self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
@@ -65,7 +66,17 @@ class OutStream(iostream.OutStream):
     def flush(self) -> None:
         """Send what was written, by programs too: a cell's end must not overtake the output of what it ran."""
         self._take_piped()
-        super().flush()
+        # Each cell flushes four times, mostly nothing, and each time would wait for the sending thread. Asked in this order:
+        # text that has just left the buffer may not have been handed over yet.
+        if self._buffers or self._flushing or not self._is_master_process():
+            super().flush()
+
+    def _flush(self) -> None:
+        self._flushing = True
+        try:
+            super()._flush()
+        finally:
+            self._flushing = False
 
     def _write_piece(self, piece: str) -> None:
         super().write(piece)

@@ -41,6 +41,26 @@ def test_the_end_of_a_cell_does_not_overtake_its_programs(client: Client) -> Non
         assert client.run(f"import os; os.write(1, b'{number}'); None").stdout == str(number)
 
 
+def test_text_never_falls_behind_what_is_shown_after_it(client: Client) -> None:
+    # The sending thread flushes by itself meanwhile, so that the text is in the buffer, on its way, or sent.
+    code = """
+import sys, time
+sys.stdout.flush_interval = 0.0002
+for number in range(500):
+    print(number)
+    if number % 2:
+        time.sleep(number / 1e6)
+    display(number)
+del sys.stdout.flush_interval
+"""
+    shown = [
+        content["text"].strip() if kind == "stream" else content["data"]["text/plain"]
+        for kind, content in client.run(code).messages
+        if kind in ("stream", "display_data")
+    ]
+    assert shown == [str(number) for number in range(500) for _ in range(2)]
+
+
 def test_characters_are_not_cut_in_two(client: Client) -> None:
     program = "import sys; sys.stdout.buffer.write(('x' + 'ö€😀' * 40000).encode())"
     outputs = client.run(f"import subprocess, sys; subprocess.run([sys.executable, '-c', {program!r}]); None")

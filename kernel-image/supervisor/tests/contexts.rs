@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use common::*;
 use futures::StreamExt as _;
 use kernelbox_proto::v1::{
-    CreateContextRequest, DeleteContextRequest, ExecutionStatus, InterruptQueue, InterruptRequest, KernelDied,
-    ListContextsRequest, ListVariablesRequest, RestartKernelRequest, WatchSessionRequest, execution_event::Kind,
-    late_output::Output, session_event,
+    CreateContextRequest, DeleteContextRequest, ErrorCode, ExecutionStatus, InterruptQueue, InterruptRequest,
+    KernelDied, ListContextsRequest, ListVariablesRequest, RestartKernelRequest, WatchSessionRequest,
+    execution_event::Kind, late_output::Output, session_event,
 };
 
 const BLOCK: &str = "import os, time\nopen('began', 'w').close()\nwhile not os.path.exists('go'): time.sleep(0.01)";

@@ -1,10 +1,10 @@
-//! The stream of one execution, from its start or from any event of it: through the making of its sandbox, over sandboxes that
-//! retire before it and connections that break under it, to its last event.
+//! One execution of a session, from its start or from any event of it: through the making of its sandbox, over sandboxes that
+//! retire before it and connections that break under it, to its last event. Clients and the agent run code through it alike.
 //!
 //! It runs in a task of its own until the sandbox has the execution: work goes on without its client unless it was asked not to.
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use futures::StreamExt as _;
+use futures::{StreamExt as _, stream::BoxStream};
 use kernelbox_proto::{
     Error, ExecutionName,
     v1::{
@@ -18,9 +18,8 @@ use tonic::{Status, Streaming};
 use tracing::Instrument as _;
 
 use crate::{
-    limits::Permit,
     sandbox::{Scope, long_ended},
-    services::{Caller, Events, last_word, stopped},
+    services::stopped,
     sessions::{Live, SessionRouter, Slot, Verdict, always_retired, broken, ready},
     store::Micros,
 };
@@ -29,14 +28,17 @@ use crate::{
 const TRIES: usize = 6;
 /// Events on their way to a client that is slow; the rest waits in the sandbox.
 const BUFFER: usize = 16;
+/// How long a client that does not read is waited for with the last word.
+const LAST_WORD: Duration = Duration::from_secs(2);
 
-pub(super) enum Start {
+/// What is followed.
+pub(crate) enum Start {
     Execute(Box<(ExecutionName, ExecuteRequest)>),
     Resume { name: ExecutionName, after: i64 },
 }
 
 impl Start {
-    pub(super) fn name(&self) -> &ExecutionName {
+    pub(crate) fn name(&self) -> &ExecutionName {
         match self {
             Self::Execute(it) => &it.0,
             Self::Resume { name, .. } => name,
@@ -44,10 +46,9 @@ impl Start {
     }
 }
 
-pub(super) struct Follow {
+pub(crate) struct Follow {
     router: SessionRouter,
     slot: Arc<Slot>,
-    caller: Caller,
     start: Start,
     /// The last event that was passed on.
     last: i64,
@@ -63,35 +64,36 @@ enum End {
 }
 
 impl Follow {
-    pub(super) fn new(router: SessionRouter, slot: Arc<Slot>, caller: Caller, start: Start) -> Self {
+    pub(crate) fn new(router: SessionRouter, slot: Arc<Slot>, start: Start) -> Self {
         let last = match &start {
             Start::Execute(_) => 0,
             Start::Resume { after, .. } => *after,
         };
-        Self { router, slot, caller, start, last, known: false }
+        Self { router, slot, start, last, known: false }
     }
 
-    pub(super) fn stream(self, permit: Permit) -> Events<ExecutionEvent> {
+    /// Its events. `held` is let go when nothing is left to do for it, which can be after the stream was dropped.
+    pub(crate) fn stream(self, held: impl Send + 'static) -> BoxStream<'static, Result<ExecutionEvent, Error>> {
         let (out, events) = mpsc::channel(BUFFER);
         let tasks = self.router.tasks().clone();
         let task = async move {
             let mut this = self;
             let stopping = this.router.stopping().clone();
-            let caller = this.caller.clone();
             let end = tokio::select! {
                 end = this.run(&out) => end,
                 () = stopping.cancelled() => End::Failed(stopped()),
             };
             if let End::Failed(error) = end {
-                last_word(&out, caller.status(error)).await;
+                // Elapsed or closed: there is nobody to tell.
+                let _ = tokio::time::timeout(LAST_WORD, out.send(Err(error))).await;
             }
-            drop(permit);
+            drop(held);
         };
         tasks.spawn(task.in_current_span());
         ReceiverStream::new(events).boxed()
     }
 
-    async fn run(&mut self, out: &mpsc::Sender<Result<ExecutionEvent, Status>>) -> End {
+    async fn run(&mut self, out: &mpsc::Sender<Result<ExecutionEvent, Error>>) -> End {
         let mut tries = TRIES;
         while tries > 0 {
             tries -= 1;
@@ -124,7 +126,7 @@ impl Follow {
     }
 
     /// The sandbox; what it waits for is told meanwhile. These events are not the execution's own and have sequence 0.
-    async fn sandbox(&self, out: &mpsc::Sender<Result<ExecutionEvent, Status>>) -> Result<Arc<Live>, End> {
+    async fn sandbox(&self, out: &mpsc::Sender<Result<ExecutionEvent, Error>>) -> Result<Arc<Live>, End> {
         if let Some(live) = self.slot.live() {
             return Ok(live);
         }
@@ -171,7 +173,7 @@ impl Follow {
         &mut self,
         mut stream: Streaming<ExecutionEvent>,
         live: &Live,
-        out: &mpsc::Sender<Result<ExecutionEvent, Status>>,
+        out: &mpsc::Sender<Result<ExecutionEvent, Error>>,
         tries: &mut usize,
     ) -> Result<End, Status> {
         let ended = long_ended(Arc::clone(&live.sandbox));
