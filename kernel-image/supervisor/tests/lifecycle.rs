@@ -10,7 +10,7 @@ use common::*;
 use kernelbox_proto::{
     Error,
     sandbox::v1::{BindRequest, GetStatusRequest, Lifecycle, RetireRequest},
-    v1::{ArtifactChange, ErrorCode, ExecutionStatus, execution_event::Kind},
+    v1::{ArtifactChange, ErrorCode, ExecutionStatus, WatchSessionRequest, execution_event::Kind, session_event},
 };
 
 #[tokio::test]
@@ -63,6 +63,42 @@ async fn a_hog_is_ended_with_figures_and_the_session_goes_on() {
     assert_eq!((finished.status(), finished.code()), (ExecutionStatus::Limit, ErrorCode::MemoryLimit), "{finished:?}");
     assert!(finished.message.chars().any(|c| c.is_ascii_digit()), "{}", finished.message);
     assert_eq!(stdout(&sandbox.run("print('on')").await), "on\n");
+}
+
+#[tokio::test]
+async fn too_many_processes_end_the_code_and_those_that_stay_end_with_the_kernel() {
+    let dir = tempfile::Builder::new().prefix("kb").tempdir_in("/tmp").unwrap();
+    let sandbox = Sandbox::start_in(dir, &["--process-limit", "30"]).await;
+    let watch = WatchSessionRequest { name: SESSION.into() };
+    let mut watched = sandbox.client.clone().watch_session(watch).await.unwrap().into_inner();
+    let code =
+        "import subprocess, time\nall = [subprocess.Popen(['sleep', '600']) for _ in range(60)]\ntime.sleep(600)";
+    let finished = finished(&sandbox.run(code).await);
+    assert_eq!((finished.status(), finished.code()), (ExecutionStatus::Limit, ErrorCode::ProcessLimit), "{finished:?}");
+    assert!(finished.message.contains("the sandbox may have 30"), "{}", finished.message);
+    loop {
+        let event =
+            tokio::time::timeout(LIMIT, watched.message()).await.unwrap().unwrap().expect("the kernel is ended");
+        if let Some(session_event::Kind::KernelDied(died)) = event.kind {
+            assert!(died.message.contains("processes"), "{}", died.message);
+            break;
+        }
+    }
+    assert_eq!(stdout(&sandbox.run("print('on')").await), "on\n");
+    let status = sandbox.client.clone().get_status(GetStatusRequest {}).await.unwrap().into_inner();
+    assert!(status.processes < 30, "{} processes stayed", status.processes);
+}
+
+#[tokio::test]
+async fn a_full_disk_ends_the_code_and_can_be_tidied_up() {
+    let dir = tempfile::Builder::new().prefix("kb").tempdir_in("/tmp").unwrap();
+    let sandbox = Sandbox::start_in(dir, &["--disk-limit", "50000000"]).await;
+    let code = "import time\nwith open('big', 'wb') as file:\n    while True:\n        file.write(bytes(1 << 20))\n        file.flush()\n        time.sleep(0.01)";
+    let finished = finished(&sandbox.run(code).await);
+    assert_eq!((finished.status(), finished.code()), (ExecutionStatus::Limit, ErrorCode::DiskLimit), "{finished:?}");
+    assert!(finished.message.contains("delete some"), "{}", finished.message);
+    let tidied = sandbox.run("import os\nos.remove('big')\nprint(os.path.exists('big'))").await;
+    assert_eq!((stdout(&tidied).as_str(), status(&tidied)), ("False\n", ExecutionStatus::Ok));
 }
 
 #[tokio::test]

@@ -20,7 +20,7 @@ use crate::{
     zygote::Exit,
 };
 
-/// How long a kernel that runs nothing may be over the sandbox's memory.
+/// How long a kernel that runs nothing may be over the sandbox's memory, or have too many processes.
 const HOG_LIMIT: Duration = Duration::from_secs(1);
 
 impl Actor {
@@ -131,10 +131,11 @@ pub(super) fn unavailable(error: &kernel::Error) -> Error {
     Error::new(ErrorCode::KernelUnavailable, format!("the kernel did not start: {error}"))
 }
 
-/// Waits until this kernel, which runs nothing, uses more memory than there is, for longer than a cell's end may take.
+/// Waits until this kernel, which runs nothing, uses more memory or processes than there are, for longer than a cell's end may take.
 pub(super) async fn hog(breaches: &mut watch::Receiver<Option<Breach>>, kernel: Option<i32>) -> Breach {
     let is_hog = |breach: &Option<Breach>| {
-        breach.as_ref().is_some_and(|b| b.code == ErrorCode::MemoryLimit && kernel.is_some() && b.process == kernel)
+        let ends = |code| matches!(code, ErrorCode::MemoryLimit | ErrorCode::ProcessLimit);
+        breach.as_ref().is_some_and(|b| ends(b.code) && kernel.is_some() && b.process == kernel)
     };
     loop {
         if breaches.wait_for(is_hog).await.is_err() {
