@@ -4,8 +4,12 @@
 
 mod client;
 mod leftovers;
+pub mod model_server;
 mod stack;
+mod turn;
 
 pub use client::{Client, Run, code_of};
 pub use leftovers::{eventually, memory_of, mentions, process_runs};
+pub use model_server::{ModelServer, Reply, Seen};
 pub use stack::{Stack, StackBuilder, program, python, root};
+pub use turn::{Turned, ask};
