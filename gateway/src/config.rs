@@ -8,7 +8,7 @@ use std::{
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::limits::Limits;
+use crate::{limits::Limits, model::ModelsConfig};
 
 /// The port that clients expect.
 pub const DEFAULT_PORT: u16 = 7070;
@@ -36,10 +36,14 @@ pub struct ServeConfig {
     pub drain_timeout: Duration,
     /// Ends the server after so long without a call and without a running execution: for servers started in the background.
     pub exit_when_idle: Option<Duration>,
-    /// `--allow-private-fetch`: FetchUrl may reach private addresses.
+    /// `--allow-private-fetch`: FetchUrl and the tools of MCP servers may reach private addresses.
     pub allow_private_fetch: bool,
+    /// `--turn-event-retention`: how long an ended turn's events can be followed again.
+    pub turn_event_retention: Duration,
     pub limits: Limits,
     pub process: ProcessConfig,
+    /// `--model...` and the providers' variables.
+    pub models: ModelsConfig,
 }
 
 /// Settings of the `process` provider.
@@ -88,6 +92,7 @@ impl ServeConfig {
             drain_timeout: Duration::from_secs(30),
             exit_when_idle: None,
             allow_private_fetch: false,
+            turn_event_retention: Duration::from_secs(30 * 24 * 3600),
             limits: Limits::default(),
             process: ProcessConfig {
                 python: python.into(),
@@ -100,6 +105,7 @@ impl ServeConfig {
                 disk_limit: None,
                 start_timeout: Duration::from_secs(120),
             },
+            models: ModelsConfig::default(),
         }
     }
 

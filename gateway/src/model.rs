@@ -1,6 +1,13 @@
 //! Language models as the agent knows them: what is asked, what comes back, and how it fails.
 //!
 //! Adapters live below `model/`, one per wire format, and depend on this. One call is one try: who asks decides on the next.
+mod anthropic;
+pub mod config;
+mod facts;
+mod http;
+mod openai;
+mod registry;
+
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -8,10 +15,15 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 
+pub use self::{
+    config::{Endpoint, Key, ModelSettings, ModelsConfig, ModelsError, Provider},
+    registry::Models,
+};
+
 /// A model behind an API.
 #[async_trait]
 pub trait ChatModel: Send + Sync + 'static {
-    /// What is known of it. Asks its server once, at most, and remembers.
+    /// What is known of it. Asks its server, for a few seconds at most, and remembers what it says.
     async fn facts(&self) -> Facts;
 
     /// Asks once. The stream ends with [`Chunk::Answer`], or after an error.
@@ -185,6 +197,15 @@ impl Failure {
 impl ModelError {
     pub fn new(kind: Failure, message: impl Into<String>) -> Self {
         Self { kind, message: message.into(), retry_after: None }
+    }
+}
+
+/// A call's arguments as providers take them back: an object, whatever the model wrote.
+fn object_of(arguments: &str) -> serde_json::Value {
+    match serde_json::from_str(arguments) {
+        Ok(object @ serde_json::Value::Object(_)) => object,
+        _ if arguments.trim().is_empty() => serde_json::json!({}),
+        _ => serde_json::json!({"arguments": arguments}),
     }
 }
 

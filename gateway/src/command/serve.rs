@@ -1,5 +1,6 @@
 //! `kernelbox up` and `kernelbox serve`, and the server that a command embeds.
 mod args;
+mod model_args;
 
 use std::{
     io::IsTerminal as _,
@@ -12,6 +13,7 @@ use tokio::{sync::oneshot, task::JoinHandle};
 use tracing_subscriber::EnvFilter;
 
 pub(crate) use self::args::{ServeArgs, UpArgs};
+use self::model_args::ModelArgs;
 
 use super::{
     connect::Client,
@@ -34,7 +36,7 @@ pub(crate) async fn up(args: UpArgs) -> Result<Exit> {
         Some(python) => (python.clone(), None),
         None => environment::ensure(&data_dir, &Progress::new()).await.map(|env| (env.python, Some(env.uv)))?,
     };
-    let mut config = args.common.config(&data_dir, python);
+    let mut config = args.common.config(&data_dir, python)?;
     config.admin_listen = None;
     config.process.uv = uv;
     run(config, &claimed, true).await
@@ -49,7 +51,7 @@ pub(crate) async fn serve(args: ServeArgs) -> Result<Exit> {
     })?;
     let data_dir = server_file::data_dir(args.common.data_dir.as_deref())?;
     let claimed = Claimed::new(&data_dir)?;
-    run(args.config(&data_dir, python), &claimed, false).await
+    run(args.config(&data_dir, python)?, &claimed, false).await
 }
 
 /// Serves until a signal, or until nothing has been asked for a while.
@@ -136,6 +138,7 @@ impl Embedded {
         let mut config = ServeConfig::new(data.path(), python).on_free_ports();
         config.process.uv = uv;
         config.drain_timeout = Duration::from_secs(1);
+        config.models = ModelArgs::of_environment()?.config()?;
         let shutdown = Shutdown::default();
         let (tell, told) = oneshot::channel();
         let server = tokio::spawn(kernelbox_gateway::serve(config, tell, shutdown.clone()));
@@ -171,7 +174,8 @@ fn cannot_serve(error: &dyn std::error::Error) -> Failure {
 
 /// Logs of the server, for `RUST_LOG` or at this level.
 fn log_to_stderr(level: &str) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+    // rmcp logs the addresses of MCP servers whole, and they may have keys in them; the turn is told what went wrong.
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(format!("{level},rmcp=off")));
     // An error only says that logs are set up already.
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)

@@ -8,6 +8,9 @@ use std::{
 use clap::Args;
 use kernelbox_gateway::{ServeConfig, TlsConfig};
 
+use super::model_args::ModelArgs;
+use crate::command::failure::Result;
+
 /// What both `up` and `serve` take.
 #[derive(Debug, Args)]
 pub(crate) struct CommonArgs {
@@ -38,6 +41,8 @@ pub(crate) struct CommonArgs {
     /// End the server after so long without a call
     #[arg(long, env = "KERNELBOX_EXIT_WHEN_IDLE", value_name = "TIME", value_parser = humantime::parse_duration)]
     pub exit_when_idle: Option<Duration>,
+    #[command(flatten)]
+    pub model: ModelArgs,
 }
 
 #[derive(Debug, Args)]
@@ -92,7 +97,7 @@ pub(crate) struct ServeArgs {
     /// How long streams may go on after the first signal; a second signal ends them
     #[arg(long, env = "KERNELBOX_DRAIN_TIMEOUT", value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
     pub drain_timeout: Duration,
-    /// Let FetchUrl reach private addresses
+    /// Let FetchUrl and MCP servers be at private addresses
     #[arg(long, env = "KERNELBOX_ALLOW_PRIVATE_FETCH")]
     pub allow_private_fetch: bool,
     /// Sessions that have processes at once [default: 64]
@@ -104,6 +109,24 @@ pub(crate) struct ServeArgs {
     /// Executions of a tenant at once [default: 2000]
     #[arg(long, env = "KERNELBOX_MAX_EXECUTIONS", value_name = "N")]
     pub max_executions: Option<u32>,
+    /// Turns of a tenant at once [default: 1000]
+    #[arg(long, env = "KERNELBOX_MAX_TURNS", value_name = "N")]
+    pub max_turns: Option<u32>,
+    /// Model calls of a turn [default: 25]
+    #[arg(long, env = "KERNELBOX_MAX_TURN_ITERATIONS", value_name = "N")]
+    pub max_turn_iterations: Option<u32>,
+    /// How long a turn may take [default: 15m]
+    #[arg(long, env = "KERNELBOX_TURN_TIMEOUT", value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub turn_timeout: Option<Duration>,
+    /// Tokens of a turn, in and out [default: 1000000]
+    #[arg(long, env = "KERNELBOX_MAX_TURN_TOKENS", value_name = "N")]
+    pub max_turn_tokens: Option<u64>,
+    /// What the code of a turn may put out [default: 32MiB]
+    #[arg(long, env = "KERNELBOX_MAX_TURN_OUTPUT_BYTES", value_name = "SIZE", value_parser = size)]
+    pub max_turn_output_bytes: Option<u64>,
+    /// How long an ended turn can be followed again [default: 30d]
+    #[arg(long, env = "KERNELBOX_TURN_EVENT_RETENTION", value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub turn_event_retention: Option<Duration>,
     /// Other streams of a tenant at once [default: 2000]
     #[arg(long, env = "KERNELBOX_MAX_STREAMS", value_name = "N")]
     pub max_streams: Option<u32>,
@@ -119,7 +142,7 @@ pub(crate) struct ServeArgs {
 }
 
 impl CommonArgs {
-    pub(super) fn config(&self, data_dir: &Path, python: PathBuf) -> ServeConfig {
+    pub(super) fn config(&self, data_dir: &Path, python: PathBuf) -> Result<ServeConfig> {
         let mut config = ServeConfig::new(data_dir, python);
         config.listen = self.listen;
         config.idle_timeout = self.idle_timeout;
@@ -128,13 +151,14 @@ impl CommonArgs {
         config.process.memory_limit = self.memory_limit;
         config.process.process_limit = self.process_limit;
         config.process.disk_limit = self.disk_limit;
-        config
+        config.models = self.model.config()?;
+        Ok(config)
     }
 }
 
 impl ServeArgs {
-    pub(super) fn config(self, data_dir: &Path, python: PathBuf) -> ServeConfig {
-        let mut config = self.common.config(data_dir, python);
+    pub(super) fn config(self, data_dir: &Path, python: PathBuf) -> Result<ServeConfig> {
+        let mut config = self.common.config(data_dir, python)?;
         config.admin_listen = self.admin_listen;
         config.tls =
             self.tls_cert.zip(self.tls_key).map(|(cert, key)| TlsConfig { cert, key, client_ca: self.tls_client_ca });
@@ -146,17 +170,23 @@ impl ServeArgs {
         config.process.start_timeout = self.start_timeout;
         config.drain_timeout = self.drain_timeout;
         config.allow_private_fetch = self.allow_private_fetch;
+        config.turn_event_retention = self.turn_event_retention.unwrap_or(config.turn_event_retention);
         let limits = &mut config.limits;
         limits.sandboxes = self.max_sandboxes.unwrap_or(limits.sandboxes);
         limits.tenant.sessions = self.max_sessions.unwrap_or(limits.tenant.sessions);
         limits.tenant.executions = self.max_executions.unwrap_or(limits.tenant.executions);
+        limits.tenant.turns = self.max_turns.unwrap_or(limits.tenant.turns);
+        limits.turn.iterations = self.max_turn_iterations.unwrap_or(limits.turn.iterations);
+        limits.turn.timeout = self.turn_timeout.unwrap_or(limits.turn.timeout);
+        limits.turn.tokens = self.max_turn_tokens.unwrap_or(limits.turn.tokens);
+        limits.turn.output_bytes = self.max_turn_output_bytes.unwrap_or(limits.turn.output_bytes);
         limits.tenant.streams = self.max_streams.unwrap_or(limits.tenant.streams);
         limits.tenant.requests_per_second = self.max_requests_per_second.unwrap_or(limits.tenant.requests_per_second);
         limits.file_bytes = self.max_file_bytes.unwrap_or(limits.file_bytes);
         if let Some(bytes) = self.max_message_bytes {
             limits.message_bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
         }
-        config
+        Ok(config)
     }
 }
 
