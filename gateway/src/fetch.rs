@@ -3,35 +3,29 @@
 //! Names are resolved here and the addresses checked; the connection is made to the checked addresses and no other, at each redirect.
 mod address;
 mod name;
+mod reach;
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    time::Duration,
-};
+use std::time::Duration;
 
 use futures::StreamExt as _;
 use kernelbox_proto::{Error, v1::ErrorCode};
-use reqwest::{
-    Client, Response,
-    dns::{Addrs, Name, Resolve, Resolving},
-    header, redirect,
-};
-use url::{Host, Url};
+use reqwest::{Client, Response, header};
+use url::Url;
 
 use crate::services::{Parts, too_large};
 
-const CONNECT: Duration = Duration::from_secs(10);
+pub(crate) use name::decoded;
+pub(crate) use reach::{PRIVATE, Reach, is_refused};
+use reach::{private, shown};
+
 /// Between two pieces, and until the first.
 const SILENCE: Duration = Duration::from_secs(30);
 const MAX_REDIRECTS: usize = 5;
 
-/// Says of an address whether it may be connected to.
-type Policy = fn(IpAddr) -> bool;
-
 #[derive(Debug)]
 pub(crate) struct Fetcher {
     client: Client,
-    policy: Policy,
+    reach: Reach,
 }
 
 /// What is being read.
@@ -41,51 +35,16 @@ pub(crate) struct Fetched {
     pub parts: Parts,
 }
 
-/// All addresses of a name are refused.
-#[derive(Debug, thiserror::Error)]
-#[error("{0} has no address that may be fetched from")]
-struct Refused(String);
-
-struct Resolver(Policy);
-
-impl Resolve for Resolver {
-    fn resolve(&self, name: Name) -> Resolving {
-        let policy = self.0;
-        Box::pin(async move {
-            let found: Vec<SocketAddr> = tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
-            let allowed: Vec<_> = found.into_iter().filter(|it| policy(it.ip())).collect();
-            if allowed.is_empty() {
-                return Err(Refused(name.as_str().to_owned()).into());
-            }
-            Ok(Box::new(allowed.into_iter()) as Addrs)
-        })
-    }
-}
-
 impl Fetcher {
-    pub(crate) fn new(allow_private: bool) -> Result<Self, reqwest::Error> {
-        Self::with_policy(if allow_private { |_| true } else { address::is_public })
-    }
-
-    fn with_policy(policy: Policy) -> Result<Self, reqwest::Error> {
-        let client = Client::builder()
-            .no_proxy()
-            .redirect(redirect::Policy::none())
-            .dns_resolver(Resolver(policy))
-            // Each fetch makes connections of its own, to addresses that were checked for it.
-            .pool_max_idle_per_host(0)
-            .connect_timeout(CONNECT)
-            .read_timeout(SILENCE)
-            .user_agent(concat!("kernelbox/", env!("CARGO_PKG_VERSION")))
-            .build()?;
-        Ok(Self { client, policy })
+    pub(crate) fn new(reach: Reach) -> Result<Self, reqwest::Error> {
+        Ok(Self { client: reach.client().read_timeout(SILENCE).build()?, reach })
     }
 
     /// Follows the address to a file of at most `limit` bytes, as far as its server says.
     pub(crate) async fn open(&self, address: &str, limit: u64) -> Result<Fetched, Error> {
         let mut url = Url::parse(address).map_err(|e| Error::invalid("url", format!("is not an address: {e}")))?;
         for _ in 0..=MAX_REDIRECTS {
-            self.check(&url)?;
+            self.reach.check(&url)?;
             let answer = self.client.get(url.clone()).send().await.map_err(|error| failed(&url, &error))?;
             if let Some(next) = redirect_of(&url, &answer)? {
                 url = next;
@@ -105,27 +64,6 @@ impl Fetcher {
         }
         Err(Error::new(ErrorCode::UrlFailed, format!("{} redirects more than {MAX_REDIRECTS} times", shown(&url))))
     }
-
-    fn check(&self, url: &Url) -> Result<(), Error> {
-        let refuse = |why: &str| Err(Error::new(ErrorCode::UrlRefused, format!("{}: {why}", shown(url))));
-        if !matches!(url.scheme(), "http" | "https") {
-            return refuse("only http and https are fetched");
-        }
-        if !url.username().is_empty() || url.password().is_some() {
-            return refuse("an address with a user in it is not fetched");
-        }
-        // The parser has turned every odd notation of an address (0x7f.1, 2130706433) into the address itself.
-        let literal = match url.host() {
-            Some(Host::Ipv4(ip)) => Some(IpAddr::V4(ip)),
-            Some(Host::Ipv6(ip)) => Some(IpAddr::V6(ip)),
-            Some(Host::Domain(_)) => None,
-            None => return refuse("it names no host"),
-        };
-        if literal.is_some_and(|ip| !(self.policy)(ip)) {
-            return Err(private(url));
-        }
-        Ok(())
-    }
 }
 
 fn redirect_of(url: &Url, answer: &Response) -> Result<Option<Url>, Error> {
@@ -139,37 +77,25 @@ fn redirect_of(url: &Url, answer: &Response) -> Result<Option<Url>, Error> {
 }
 
 fn failed(url: &Url, error: &reqwest::Error) -> Error {
-    let mut cause: &dyn std::error::Error = error;
-    loop {
-        if cause.is::<Refused>() {
-            return private(url);
-        }
-        match cause.source() {
-            Some(source) => cause = source,
-            None => break,
-        }
+    if is_refused(error) {
+        return private(url);
     }
-    let what = match error {
+    Error::new(ErrorCode::UrlFailed, format!("{} {}", shown(url), what(error)))
+}
+
+/// What went wrong with a request, without its address, which may have secrets in it.
+pub(crate) fn what(error: &reqwest::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    match cause.downcast_ref::<reqwest::Error>() {
         _ if error.is_timeout() => "did not answer in time".to_owned(),
-        _ if error.is_connect() => format!("cannot be reached: {cause}"),
-        _ => format!("broke off: {cause}"),
-    };
-    Error::new(ErrorCode::UrlFailed, format!("{} {what}", shown(url)))
-}
-
-fn private(url: &Url) -> Error {
-    Error::new(
-        ErrorCode::UrlRefused,
-        format!(
-            "{}: private addresses are not fetched from (the server allows it with --allow-private-fetch)",
-            shown(url)
-        ),
-    )
-}
-
-/// For messages: without what may be secret.
-fn shown(url: &Url) -> String {
-    format!("{}://{}", url.scheme(), url.host_str().unwrap_or_default())
+        // Its own words would name the address.
+        Some(_) => "broke off".to_owned(),
+        None if error.is_connect() => format!("cannot be reached: {cause}"),
+        None => format!("broke off: {cause}"),
+    }
 }
 
 #[cfg(test)]

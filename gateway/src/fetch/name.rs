@@ -31,7 +31,8 @@ fn told(header: &str) -> Option<String> {
     plain
 }
 
-fn decoded(text: &str) -> String {
+/// Undoes `%20` and the like.
+pub(crate) fn decoded(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let [first, tail @ ..] = rest {

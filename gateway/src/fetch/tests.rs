@@ -1,5 +1,7 @@
 //! FetchUrl against real local servers.
 use super::*;
+use std::net::IpAddr;
+
 use axum::{Router, extract::Path, http::StatusCode, response::Redirect, routing::get};
 
 /// A server on an address of the loopback network; its port.
@@ -17,7 +19,7 @@ async fn server(ip: &str) -> (u16, tokio::task::JoinHandle<()>) {
 /// 127.0.0.1 plays the public internet here; the rest is private.
 fn fetcher() -> Fetcher {
     crate::install_crypto();
-    Fetcher::with_policy(|ip| ip == IpAddr::from([127, 0, 0, 1])).unwrap()
+    Fetcher::new(Reach::with_policy(|ip| ip == IpAddr::from([127, 0, 0, 1]))).unwrap()
 }
 
 async fn code(fetcher: &Fetcher, url: &str) -> ErrorCode {
@@ -55,7 +57,8 @@ async fn a_redirect_is_followed_to_what_may_be_fetched() {
 async fn a_redirect_to_a_private_address_is_refused_and_never_connected_to() {
     let (public, one) = server("127.0.0.1").await;
     let (private, two) = server("127.0.0.2").await;
-    let allowed = Fetcher::new(true).unwrap().open(&format!("http://127.0.0.2:{private}/file.csv"), 1 << 20).await;
+    let allowed =
+        Fetcher::new(Reach::new(true)).unwrap().open(&format!("http://127.0.0.2:{private}/file.csv"), 1 << 20).await;
     assert_eq!(body(allowed.unwrap()).await, b"a,b\n", "the private server answers those who may ask");
     for target in [
         format!("http://127.0.0.2:{private}/file.csv"),
@@ -77,7 +80,7 @@ async fn a_redirect_to_a_private_address_is_refused_and_never_connected_to() {
 #[tokio::test]
 async fn private_names_and_odd_notations_are_refused() {
     crate::install_crypto();
-    let fetcher = Fetcher::new(false).unwrap();
+    let fetcher = Fetcher::new(Reach::new(false)).unwrap();
     for url in [
         "http://localhost/",
         "http://127.1/",
