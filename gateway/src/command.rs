@@ -1,6 +1,7 @@
 //! The `kernelbox` command: what its words mean, and which of them does what.
 //!
 //! Everything below speaks to a server over gRPC; only `serve` and `environment` know the server itself.
+mod chat;
 mod connect;
 #[cfg(target_os = "linux")]
 mod daemon;
@@ -9,8 +10,12 @@ mod environment;
 mod exec;
 mod failure;
 mod files;
+mod follow;
+mod keep;
 mod packages;
 mod progress;
+mod run;
+mod screen;
 #[cfg(target_os = "linux")]
 mod serve;
 #[cfg(not(target_os = "linux"))]
@@ -18,8 +23,12 @@ mod serve;
 mod serve;
 mod server_file;
 mod sessions;
+mod show;
+mod signals;
 mod table;
 mod terminal;
+mod turn;
+mod turns;
 mod variables;
 
 use std::{
@@ -33,13 +42,18 @@ use failure::{Exit, Failure, Result};
 
 const EXITS: &str = "Exit codes:
   0  it worked
-  1  the code raised, timed out or lost its kernel; or the call failed
+  1  the code raised, timed out or lost its kernel; the turn failed or was cancelled; or the call failed
   2  usage
   3  no server
   4  not allowed
   5  a limit was reached, or there is no capacity";
 
 const EXAMPLES: &str = "Examples:
+  kernelbox run 'What is 17*23?'                   a model answers, with code that it runs in a session of its own
+  kernelbox run --file sales.csv 'Plot the sales by month' --output-dir out
+  kernelbox run 'How many primes are below 10^6?' > answer.txt
+  kernelbox chat --session s1                      questions and answers in a session that lasts
+  kernelbox turns list s1                          what was asked, and how it went
   kernelbox exec 'print(1)'                        in a session of its own, which ends with it
   kernelbox exec --session s1 'x = 1'              in a session that lasts: files and variables stay
   kernelbox exec --session s1 --file plot.py --output-dir out
@@ -49,9 +63,9 @@ const EXAMPLES: &str = "Examples:
 With neither --endpoint nor a server of yours on this machine, commands start one in the background; it ends
 after 15 idle minutes.";
 
-/// Runs code in isolated Jupyter kernels.
+/// Answers questions with code, and runs code, in isolated Jupyter kernels.
 #[derive(Debug, Parser)]
-#[command(name = "kernelbox", version, after_help = format!("{EXAMPLES}\n\n{EXITS}"), disable_help_subcommand = true)]
+#[command(name = "kernelbox", version, after_help = format!("{EXAMPLES}\n\n{EXITS}"))]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -63,10 +77,16 @@ enum Command {
     Up(serve::UpArgs),
     /// Run a server with everything said by flags
     Serve(Box<serve::ServeArgs>),
+    /// Ask a model one question, which it answers by writing and running code
+    Run(Box<run::RunArgs>),
+    /// Talk with a model that writes and runs code
+    Chat(Box<chat::ChatArgs>),
     /// Run code and show what it prints
     Exec(Box<exec::ExecArgs>),
     /// Open, list and end sessions
     Sessions(sessions::SessionsArgs),
+    /// Show what was asked in a session, and follow or end what still runs
+    Turns(turns::TurnsArgs),
     /// Move files in and out of a session
     Files(files::FilesArgs),
     /// List and install a session's Python packages
@@ -106,8 +126,11 @@ async fn dispatch(command: Command) -> Result<Exit> {
     match command {
         Command::Up(args) => Box::pin(serve::up(args)).await,
         Command::Serve(args) => Box::pin(serve::serve(*args)).await,
+        Command::Run(args) => Box::pin(run::run(*args)).await,
+        Command::Chat(args) => Box::pin(chat::run(*args)).await,
         Command::Exec(args) => Box::pin(exec::run(*args)).await,
         Command::Sessions(args) => Box::pin(sessions::run(args)).await,
+        Command::Turns(args) => Box::pin(turns::run(args)).await,
         Command::Files(args) => Box::pin(files::run(args)).await,
         Command::Packages(args) => Box::pin(packages::run(args)).await,
         Command::Variables(args) => Box::pin(variables::variables(args)).await,

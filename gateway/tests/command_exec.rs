@@ -2,41 +2,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, unreachable_pub, reason = "helpers of tests are tests, too")]
 mod fake;
 
-use std::{
-    collections::BTreeMap,
-    path::Path,
-    process::Stdio,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, process::Stdio};
 
-use fake::{Fake, Step, ended};
+use fake::{Fake, Step, ended, files, signal};
 use kernelbox_proto::v1::{
     CodeError, DisplayUpdate, ErrorCode, ExecutionFinished, ExecutionStatus, execution_event::Kind,
 };
-use nix::{sys::signal::Signal, unistd::Pid};
+use nix::sys::signal::Signal;
 use tokio::io::AsyncReadExt as _;
-
-fn files(dir: &Path) -> BTreeMap<String, String> {
-    let Ok(entries) = std::fs::read_dir(dir) else { return BTreeMap::new() };
-    let text = |path: &Path| std::fs::read_to_string(path).unwrap_or_default();
-    entries
-        .map(|entry| entry.unwrap())
-        .map(|entry| (entry.file_name().into_string().unwrap(), text(&entry.path())))
-        .collect()
-}
-
-fn signal(child: &tokio::process::Child, signal: Signal) {
-    let pid = i32::try_from(child.id().unwrap()).unwrap();
-    nix::sys::signal::kill(Pid::from_raw(pid), signal).unwrap();
-}
-
-async fn until(fake: &Fake, call: &str) {
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while !fake.calls().iter().any(|c| c.starts_with(call)) {
-        assert!(Instant::now() < deadline, "no {call}: {:?}", fake.calls());
-        tokio::task::yield_now().await;
-    }
-}
 
 #[tokio::test]
 async fn streams_stay_apart_and_the_session_ends_with_the_command() {
@@ -196,7 +169,7 @@ async fn a_cut_stream_is_resumed_and_nothing_is_lost_or_said_twice() {
     child.stdout.as_mut().unwrap().read_exact(&mut first).await.unwrap();
     fake.state.go_on.notify_one();
     // Once for the stream that is cut, once for the one that goes on.
-    until(&fake, "ResumeExecution").await;
+    fake.until("ResumeExecution").await;
     fake.state.go_on.notify_one();
     let ran = ended(child).await;
     assert_eq!(format!("1\n{}", ran.stdout), text.concat());
@@ -297,9 +270,9 @@ async fn ctrl_c_interrupts_and_a_second_leaves() {
     let fake = Fake::start().await;
     fake.on("stubborn", vec![Step::stdout("on\n"), Step::WaitForInterrupt, Step::WaitForTest]);
     let child = fake.command(&["exec", "stubborn"]).spawn().unwrap();
-    until(&fake, "Execute").await;
+    fake.until("Execute").await;
     signal(&child, Signal::SIGINT);
-    until(&fake, "Interrupt").await;
+    fake.until("Interrupt").await;
     signal(&child, Signal::SIGINT);
     let ran = ended(child).await;
     assert_eq!(ran.code, 130, "{ran:?}");
@@ -308,8 +281,8 @@ async fn ctrl_c_interrupts_and_a_second_leaves() {
     fake.on("polite", vec![Step::WaitForInterrupt, Step::finished(ExecutionStatus::Interrupted)]);
     fake.state.calls.lock().unwrap().clear();
     let child = fake.command(&["exec", "--session", "s", "polite"]).spawn().unwrap();
-    until(&fake, "CreateSession").await;
-    until(&fake, "Execute").await;
+    fake.until("CreateSession").await;
+    fake.until("Execute").await;
     signal(&child, Signal::SIGINT);
     let ran = ended(child).await;
     assert_eq!(ran.code, 1, "{ran:?}");

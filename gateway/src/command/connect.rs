@@ -7,7 +7,7 @@ use std::{
 use clap::Args;
 use kernelbox_proto::v1::{
     code_service_client::CodeServiceClient, file_service_client::FileServiceClient,
-    session_service_client::SessionServiceClient,
+    session_service_client::SessionServiceClient, turn_service_client::TurnServiceClient,
 };
 use tonic::{
     Request, Status,
@@ -67,6 +67,11 @@ impl Client {
 
     pub(crate) fn files(&self) -> FileServiceClient<Service> {
         FileServiceClient::with_interceptor(self.channel.clone(), self.bearer.clone())
+            .max_decoding_message_size(MAX_MESSAGE)
+    }
+
+    pub(crate) fn turns(&self) -> TurnServiceClient<Service> {
+        TurnServiceClient::with_interceptor(self.channel.clone(), self.bearer.clone())
             .max_decoding_message_size(MAX_MESSAGE)
     }
 

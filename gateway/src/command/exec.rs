@@ -1,34 +1,27 @@
 //! `kernelbox exec`: runs code, shows what happens as it happens, and ends with an exit code that says how it went.
 mod follow;
 mod input;
-mod keep;
 mod output;
 
-use std::{
-    io::{IsTerminal as _, Read as _},
-    path::PathBuf,
-    time::Duration,
-};
+use std::{io::Read as _, path::PathBuf, time::Duration};
 
 use clap::Args;
 use kernelbox_proto::v1::{
-    AutoInstall, CreateSessionRequest, DeleteSessionRequest, ExecuteRequest, InterruptRequest, SendInputRequest,
-    Session, execution_event::Kind,
+    AutoInstall, ExecuteRequest, ExecutionEvent, InterruptRequest, SendInputRequest, Session, execution_event::Kind,
 };
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use self::{follow::Follow, input::Lines, output::Output};
+use self::{follow::Execution, input::Lines, output::Output};
 use super::{
     connect::{self, Client, ConnectArgs},
     duration,
     failure::{Exit, Failure, Result},
+    follow::Follow,
     key_value,
     progress::Progress,
     request_id, say, session_name,
+    sessions::open::{self, TIDY_LIMIT},
+    signals::{Asked, Signals},
 };
-
-/// How long a command that is leaving tries to tidy up.
-const TIDY_LIMIT: Duration = Duration::from_secs(3);
 
 #[derive(Debug, Args)]
 pub(crate) struct ExecArgs {
@@ -119,37 +112,31 @@ async fn in_session(
 ) -> Result<Exit> {
     progress.say("opening a session");
     if let Some(session) = lasting {
-        let follow = Follow::start(client, args.request(code, session), true);
-        return watch(args, client, follow, progress, signals).await;
+        return watch(args, client, args.request(code, session), true, progress, signals).await;
     }
     let session = Session { display_name: "kernelbox exec".to_owned(), ..Session::default() };
-    let request =
-        CreateSessionRequest { session: Some(session), request_id: request_id(), ..CreateSessionRequest::default() };
-    let session = client.sessions().create_session(request).await?.into_inner().name;
-    let follow = Follow::start(client, args.request(code, session.clone()), false);
-    let result = watch(args, client, follow, progress, signals).await;
-    progress.clear();
-    let delete = async move { client.sessions().delete_session(DeleteSessionRequest { name: session }).await };
-    match tokio::time::timeout(TIDY_LIMIT, delete).await {
-        // The server is gone, and has been told of.
-        _ if result.as_ref().is_err_and(|failure| failure.exit == Exit::NoServer) => {}
-        Ok(Ok(_)) => {}
-        Ok(Err(status)) => say(&format!("the session of this command was not removed: {}", status.message())),
-        Err(_) => say("the session of this command was not removed in time"),
-    }
+    let session = open::new(client, session).await?;
+    let result = watch(args, client, args.request(code, session.clone()), false, progress, signals).await;
+    let lost = result.as_ref().is_err_and(|failure| failure.exit == Exit::NoServer);
+    open::remove(client, session, lost, progress).await;
     result
 }
 
-/// Shows events, answers questions and passes on Ctrl-C, until the execution has ended.
+/// Runs the code, shows events, answers questions and passes on Ctrl-C, until the execution has ended. `create` makes the session first
+/// if there is none.
 async fn watch(
     args: &ExecArgs,
     client: &Client,
-    mut follow: Follow,
+    request: ExecuteRequest,
+    create: bool,
     progress: &Progress,
     signals: &mut Signals,
 ) -> Result<Exit> {
-    let execution = follow.name.clone();
-    let mut output = Output::new(args, client, progress.clone());
+    let execution = format!("{}/executions/{}", request.session, request.request_id);
+    let mut output = Output::new(args, client, &request.session, progress.clone());
+    let call = Execution { client: client.clone(), request, name: execution.clone(), create };
+    // A session that is there already was made by this server.
+    let mut follow: Follow<ExecutionEvent> = Follow::start(call, 0, !create);
     let mut lines = Lines::default();
     let mut interrupted = false;
     loop {
@@ -257,44 +244,6 @@ impl ExecArgs {
             auto_install: auto_install.into(),
             rerun_after_install: self.rerun,
             output_limit_bytes: 0,
-        }
-    }
-
-    /// Whether stdout is a person's.
-    fn shows_images(&self) -> bool {
-        !self.json && std::io::stdout().is_terminal()
-    }
-}
-
-#[derive(Debug, Clone, Copy)]
-enum Asked {
-    Interrupt,
-    End,
-}
-
-/// Ctrl-C, and what ends a program.
-#[derive(Debug)]
-struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-    hangup: Signal,
-}
-
-impl Signals {
-    fn new() -> Result<Self> {
-        let on = |kind| signal(kind).map_err(|e| Failure::local("cannot wait for signals", e));
-        Ok(Self {
-            interrupt: on(SignalKind::interrupt())?,
-            terminate: on(SignalKind::terminate())?,
-            hangup: on(SignalKind::hangup())?,
-        })
-    }
-
-    async fn next(&mut self) -> Asked {
-        tokio::select! {
-            _ = self.interrupt.recv() => Asked::Interrupt,
-            _ = self.terminate.recv() => Asked::End,
-            _ = self.hangup.recv() => Asked::End,
         }
     }
 }

@@ -1,5 +1,5 @@
 //! Why a command ended without success: words for people, an exit code for scripts.
-use kernelbox_proto::{Error, v1::ErrorCode};
+use kernelbox_proto::{Error, TurnName, v1::ErrorCode};
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
@@ -55,7 +55,7 @@ impl From<Status> for Failure {
             return Self::no_server(format!("the server does not answer: {message}"));
         }
         let error = Error::from_status(&status);
-        Self::new(exit_of(error.code), with_wait(&error))
+        Self::new(exit_of(error.code), advice(&error))
     }
 }
 
@@ -99,9 +99,15 @@ pub(crate) fn is(status: &Status, code: ErrorCode) -> bool {
     Error::from_status(status).code == code
 }
 
-fn with_wait(error: &Error) -> String {
-    match error.retry_after {
-        Some(wait) if !wait.is_zero() => {
+/// The server's words, and what can be done where it said that for programs.
+fn advice(error: &Error) -> String {
+    let running = error.metadata.get("turn").and_then(|name| name.parse::<TurnName>().ok());
+    match (error.retry_after, error.code, running) {
+        (_, ErrorCode::TurnRunning, Some(TurnName { session, turn })) => format!(
+            "{}; `kernelbox turns resume {session} {turn}` shows it, `kernelbox turns cancel {session} {turn}` ends it",
+            error.message
+        ),
+        (Some(wait), ..) if !wait.is_zero() => {
             format!("{} (try again in {} s)", error.message, wait.as_secs_f64().ceil())
         }
         _ => error.message.clone(),

@@ -1,4 +1,5 @@
 //! `kernelbox files`: moves files in and out of a session. A path is written `SESSION:PATH`.
+pub(crate) mod attach;
 mod transfer;
 
 use clap::{Args, Subcommand};
@@ -136,7 +137,9 @@ impl std::str::FromStr for Remote {
 
 pub(crate) async fn run(args: FilesArgs) -> Result<Exit> {
     match args.action {
-        Action::List { path, recursive, common } => list(path, recursive, &common).await?,
+        Action::List { path: Remote { session, path }, recursive, common } => {
+            list(&client(&common.connect).await?, session, path, recursive, common.json, &Progress::new()).await?;
+        }
         Action::Get { from, to, connect } => transfer::get(&client(&connect).await?, from, to).await?,
         Action::Put { from, to, no_overwrite, common } => {
             let file = transfer::put(&client(&common.connect).await?, &from, to, !no_overwrite).await?;
@@ -209,14 +212,24 @@ async fn client(args: &ConnectArgs) -> Result<Client> {
     client
 }
 
-async fn list(Remote { session, path }: Remote, recursive: bool, common: &Common) -> Result<()> {
-    let client = client(&common.connect).await?;
+/// The files in a folder, on stdout.
+pub(crate) async fn list(
+    client: &Client,
+    session: String,
+    path: String,
+    recursive: bool,
+    json: bool,
+    progress: &Progress,
+) -> Result<()> {
     let mut table = Table::new(&["SIZE", "CHANGED", "TYPE", "PATH"]);
     let mut request = ListFilesRequest { parent: session, path, recursive, page_size: 1000, ..Default::default() };
     loop {
-        let page = client.files().list_files(request.clone()).await?.into_inner();
+        progress.say("asking the session");
+        let page = client.files().list_files(request.clone()).await;
+        progress.clear();
+        let page = page?.into_inner();
         for file in &page.files {
-            if common.json {
+            if json {
                 print_json("File", file)?;
                 continue;
             }
@@ -228,7 +241,7 @@ async fn list(Remote { session, path }: Remote, recursive: bool, common: &Common
         }
         request.page_token = page.next_page_token;
     }
-    if common.json { Ok(()) } else { table.print() }
+    if json { Ok(()) } else { table.print() }
 }
 
 fn kind(file: &File) -> String {

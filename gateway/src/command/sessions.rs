@@ -1,10 +1,13 @@
 //! `kernelbox sessions`: opens, shows and ends them.
-use std::time::Duration;
+pub(crate) mod open;
+mod watch;
+
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand};
 use kernelbox_proto::v1::{
     CreateSessionRequest, DeleteSessionRequest, ErrorCode, GetSessionRequest, ListSessionsRequest, SandboxState,
-    Session, SessionEvent, Stage, WatchSessionRequest, late_output::Output, session_event::Kind,
+    Session,
 };
 
 use super::{
@@ -15,8 +18,11 @@ use super::{
     key_value,
     progress::Progress,
     request_id, say, session_name,
-    table::{self, Table, print_json, visible, write_stdout},
+    table::{self, Table, cut, print_json, write_stdout},
 };
+
+/// Longer descriptions of tools are cut, so that a table stays a table.
+const DESCRIPTION: usize = 80;
 
 #[derive(Debug, Args)]
 pub(crate) struct SessionsArgs {
@@ -53,6 +59,18 @@ enum Action {
         /// An environment variable of its kernels (repeatable)
         #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
         env: Vec<(String, String)>,
+        /// The model that answers in it, by the name that the server gives it [default: the server's]
+        #[arg(long, value_name = "NAME", default_value = "")]
+        model: String,
+        /// The model's system prompt, in place of Kernelbox's own
+        #[arg(long, value_name = "TEXT", conflicts_with = "system_prompt_file")]
+        system_prompt: Option<String>,
+        /// Read the system prompt from a file
+        #[arg(long, value_name = "FILE")]
+        system_prompt_file: Option<PathBuf>,
+        /// Put after the system prompt
+        #[arg(long, value_name = "TEXT", default_value = "")]
+        system_prompt_suffix: String,
         /// Remove its processes after so long without use [default: the server's]
         #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
         idle_timeout: Option<Duration>,
@@ -94,9 +112,30 @@ pub(crate) async fn run(args: SessionsArgs) -> Result<Exit> {
             let session = common.client().await?.sessions().get_session(request).await?.into_inner();
             common.show(&session)?;
         }
-        Action::Create { id, display_name, label, env, idle_timeout, start, common } => {
+        Action::Create {
+            id,
+            display_name,
+            label,
+            env,
+            model,
+            system_prompt,
+            system_prompt_file,
+            system_prompt_suffix,
+            idle_timeout,
+            start,
+            common,
+        } => {
+            let system_prompt = match system_prompt_file {
+                Some(file) => {
+                    std::fs::read_to_string(&file).map_err(|e| Failure::usage(format!("{}: {e}", file.display())))?
+                }
+                None => system_prompt.unwrap_or_default(),
+            };
             let session = Session {
                 display_name,
+                model,
+                system_prompt,
+                system_prompt_suffix,
                 labels: label.into_iter().collect(),
                 env: env.into_iter().collect(),
                 idle_timeout: idle_timeout.map(duration),
@@ -111,7 +150,7 @@ pub(crate) async fn run(args: SessionsArgs) -> Result<Exit> {
             let client = connect(&args, &Progress::new()).await?;
             return delete(&client, names).await;
         }
-        Action::Watch { id, common } => watch(&session_name(&id)?, &common).await?,
+        Action::Watch { id, common } => watch::watch(&session_name(&id)?, &common).await?,
     }
     Ok(Exit::Ok)
 }
@@ -133,9 +172,17 @@ impl Common {
         table.row(["labels".to_owned(), labels(session)]);
         table.row(["kernels".to_owned(), state(session)]);
         table.row(["sandboxes so far".to_owned(), session.generation.to_string()]);
+        table.row(["model".to_owned(), or_dash(&session.model)]);
+        for tool in &session.tools {
+            table.row(["tool".to_owned(), described(&tool.name, &tool.description)]);
+        }
+        for server in &session.mcp_servers {
+            table.row(["MCP server".to_owned(), described(&server.name, &server.url)]);
+        }
         table.row(["opened".to_owned(), table::time(session.create_time.as_ref())]);
         table.row(["last used".to_owned(), table::time(session.last_activity_time.as_ref())]);
-        table.print()
+        table.print()?;
+        table::paragraph("SYSTEM PROMPT", &session.effective_system_prompt)
     }
 }
 
@@ -189,47 +236,6 @@ async fn delete(client: &Client, names: Vec<String>) -> Result<Exit> {
     Ok(exit)
 }
 
-async fn watch(name: &str, common: &Common) -> Result<()> {
-    let client = common.client().await?;
-    let request = WatchSessionRequest { name: name.to_owned() };
-    let mut events = client.sessions().watch_session(request).await?.into_inner();
-    loop {
-        let event = tokio::select! {
-            event = events.message() => event?,
-            interrupted = tokio::signal::ctrl_c() => {
-                return interrupted.map_err(|e| Failure::local("cannot wait for signals", e));
-            }
-        };
-        match event {
-            None => return Ok(()),
-            Some(event) if common.json => print_json("SessionEvent", &event)?,
-            Some(event) => write_stdout(line(&event).as_bytes())?,
-        }
-    }
-}
-
-/// What happened, on one line.
-fn line(event: &SessionEvent) -> String {
-    let what = match &event.kind {
-        Some(Kind::Stage(stage)) => {
-            format!("{} {}", table::word(Stage::as_str_name(&stage.stage()), "STAGE_"), visible(&stage.message))
-        }
-        Some(Kind::LateOutput(late)) => match &late.output {
-            Some(Output::Stdout(text)) => format!("{} stdout {}", late.context, visible(&text.text)),
-            Some(Output::Stderr(text)) => format!("{} stderr {}", late.context, visible(&text.text)),
-            Some(Output::Display(_)) | None => format!("{} display", late.context),
-        },
-        Some(Kind::Artifact(artifact)) => {
-            let change = table::word(artifact.change().as_str_name(), "ARTIFACT_CHANGE_");
-            format!("{change} {} ({})", visible(&artifact.path), table::bytes(artifact.size))
-        }
-        Some(Kind::SandboxEnded(ended)) => format!("ended {}: {}", ended.reason, visible(&ended.message)),
-        Some(Kind::KernelDied(died)) => format!("kernel died: {}", visible(&died.message)),
-        None => String::new(),
-    };
-    format!("{}  {}\n", table::time(event.time.as_ref()), what.trim_end())
-}
-
 fn id(session: &Session) -> &str {
     session.name.trim_start_matches("sessions/")
 }
@@ -242,6 +248,12 @@ fn labels(session: &Session) -> String {
     let mut pairs: Vec<_> = session.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
     pairs.sort();
     or_dash(&pairs.join(","))
+}
+
+/// A name and what is said of it, on one line.
+fn described(name: &str, what: &str) -> String {
+    let what = what.lines().next().unwrap_or_default();
+    if what.is_empty() { name.to_owned() } else { format!("{name}: {}", cut(what, DESCRIPTION)) }
 }
 
 fn or_dash(text: &str) -> String {

@@ -62,6 +62,20 @@ pub(crate) fn visible(text: &str) -> String {
     text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
 }
 
+/// A text of its own below a table; nothing where it is empty. Lines stay lines, other control characters are shown as escapes.
+pub(crate) fn paragraph(title: &str, text: &str) -> Result<()> {
+    let lines: Vec<_> = text.trim_end().lines().map(visible).collect();
+    if lines.is_empty() { Ok(()) } else { write_stdout(format!("\n{title}\n{}\n", lines.join("\n")).as_bytes()) }
+}
+
+/// The text up to this many characters.
+pub(crate) fn cut(text: &str, at: usize) -> String {
+    match text.char_indices().nth(at) {
+        Some((end, _)) => format!("{}...", text.get(..end).unwrap_or_default()),
+        None => text.to_owned(),
+    }
+}
+
 /// For example `2026-01-31 12:00:00`, in UTC; `-` where absent.
 pub(crate) fn time(time: Option<&prost_types::Timestamp>) -> String {
     time.map_or_else(|| "-".to_owned(), |time| time.to_string().replace('T', " ").chars().take(19).collect())

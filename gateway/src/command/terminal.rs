@@ -1,7 +1,7 @@
 //! What the terminal can show: images (kitty, iTerm2, sixel) and colours.
 use std::{
     fs::{File, OpenOptions},
-    io::{IsTerminal as _, Read as _, Write as _},
+    io::{IsTerminal, Read as _, Write as _},
     os::fd::AsFd as _,
     time::{Duration, Instant},
 };
@@ -41,9 +41,9 @@ pub(crate) fn graphics() -> Option<Graphics> {
     understood(&ask()?)
 }
 
-/// Colours on stderr.
-pub(crate) fn colours() -> bool {
-    std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+/// Colours on this stream.
+pub(crate) fn colours(stream: impl IsTerminal) -> bool {
+    stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
 /// What a terminal's answer says.
@@ -113,6 +113,25 @@ impl Quiet {
 impl Drop for Quiet {
     fn drop(&mut self) {
         let _ = tcsetattr(&self.tty, SetArg::TCSANOW, &self.before);
+    }
+}
+
+/// The terminal's settings at one moment.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    tty: File,
+    settings: Termios,
+}
+
+impl Kept {
+    pub(crate) fn of_terminal() -> Option<Self> {
+        let tty = File::open("/dev/tty").ok()?;
+        let settings = tcgetattr(&tty).ok()?;
+        Some(Self { tty, settings })
+    }
+
+    pub(crate) fn restore(&self) {
+        let _ = tcsetattr(&self.tty, SetArg::TCSANOW, &self.settings);
     }
 }
 
@@ -195,6 +214,11 @@ pub(crate) fn plain(text: &str) -> String {
     out
 }
 
+/// Text that cannot move a terminal's cursor or change its settings.
+pub(crate) fn harmless(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control() || matches!(c, '\n' | '\t')).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -238,5 +262,10 @@ mod tests {
     #[test]
     fn escapes_are_taken_out() {
         assert_eq!(plain("\x1b[0;31mZero\x1b[0m \x1b]8;;u\x1b\\link\x1b]8;;\x07!"), "Zero link!");
+    }
+
+    #[test]
+    fn harmless_text_cannot_move_the_cursor() {
+        assert_eq!(harmless("a\x1b[2Jb\tc\r\nd\u{9b}1m"), "a[2Jb\tc\nd1m");
     }
 }

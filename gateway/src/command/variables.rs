@@ -103,8 +103,5 @@ fn value(variable: &Variable) -> String {
     // A number of numpy's has a dtype and no shape: its value says more.
     let scalar = columns.is_empty() || variable.shape.is_empty();
     let text = if scalar { variable.repr.replace('\n', " ") } else { columns.join(", ") };
-    match text.char_indices().nth(REPR) {
-        Some((at, _)) => format!("{}...", text.get(..at).unwrap_or_default()),
-        None => text,
-    }
+    table::cut(&text, REPR)
 }

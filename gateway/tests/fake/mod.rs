@@ -1,20 +1,24 @@
 //! A server that follows a script, behind a connection that can be cut; and the command, run as a user runs it.
-#![allow(dead_code, reason = "each test file uses a part of it")]
+#![allow(dead_code, unused_imports, reason = "each test file uses a part of it")]
 
+mod pty;
 mod script;
 mod services;
+mod turns;
 
 use std::{
+    collections::BTreeMap,
     path::Path,
     process::{Output, Stdio},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use kernelbox_proto::v1::{
     code_service_server::CodeServiceServer, file_service_server::FileServiceServer,
-    session_service_server::SessionServiceServer,
+    session_service_server::SessionServiceServer, turn_service_server::TurnServiceServer,
 };
+use nix::{sys::signal::Signal, unistd::Pid};
 use tokio::{
     io::AsyncWriteExt as _,
     net::{TcpListener, TcpStream},
@@ -24,7 +28,8 @@ use tokio::{
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Status, transport::Server};
 
-pub use script::Step;
+pub use pty::Pty;
+pub use script::{Step, TurnStep};
 pub use services::{Served, State};
 
 /// The key that the fake server wants.
@@ -65,6 +70,7 @@ impl Fake {
             .add_service(CodeServiceServer::with_interceptor(served.clone(), key))
             .add_service(SessionServiceServer::with_interceptor(served.clone(), key))
             .add_service(FileServiceServer::with_interceptor(served.clone(), key))
+            .add_service(TurnServiceServer::with_interceptor(served.clone(), key))
             .serve_with_incoming(TcpListenerStream::new(listener));
         let serve = tokio::spawn(async move { server.await.unwrap() });
         let front = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -76,6 +82,29 @@ impl Fake {
     /// What the fake does when this code is run.
     pub fn on(&self, code: &str, steps: Vec<Step>) {
         self.state.scripts.lock().unwrap().insert(code.to_owned(), steps);
+    }
+
+    /// What the fake does when this is asked.
+    pub fn on_question(&self, question: &str, steps: Vec<TurnStep>) {
+        self.state.turn_scripts.lock().unwrap().insert(question.to_owned(), steps);
+    }
+
+    /// Waits for a call that begins like this.
+    pub async fn until(&self, call: &str) {
+        self.until_called(call, |calls| calls.iter().any(|c| c.starts_with(call))).await;
+    }
+
+    /// Waits for so many calls in all.
+    pub async fn until_calls(&self, count: usize) {
+        self.until_called(&format!("{count} calls"), |calls| calls.len() >= count).await;
+    }
+
+    async fn until_called(&self, what: &str, enough: impl Fn(&[String]) -> bool) {
+        let deadline = Instant::now() + LIMIT;
+        while !enough(&self.calls()) {
+            assert!(Instant::now() < deadline, "no {what}: {:?}", self.calls());
+            tokio::task::yield_now().await;
+        }
     }
 
     pub fn calls(&self) -> Vec<String> {
@@ -122,6 +151,22 @@ pub fn kernelbox(home: &Path, args: &[&str]) -> Command {
 
 pub async fn ended(child: Child) -> Ran {
     Ran::from(tokio::time::timeout(LIMIT, child.wait_with_output()).await.expect("the command hangs").unwrap())
+}
+
+/// Sends a signal to a command that runs.
+pub fn signal(child: &Child, signal: Signal) {
+    let pid = i32::try_from(child.id().unwrap()).unwrap();
+    nix::sys::signal::kill(Pid::from_raw(pid), signal).unwrap();
+}
+
+/// The files in a folder, with their text.
+pub fn files(dir: &Path) -> BTreeMap<String, String> {
+    let Ok(entries) = std::fs::read_dir(dir) else { return BTreeMap::new() };
+    let text = |path: &Path| std::fs::read_to_string(path).unwrap_or_default();
+    entries
+        .map(|entry| entry.unwrap())
+        .map(|entry| (entry.file_name().into_string().unwrap(), text(&entry.path())))
+        .collect()
 }
 
 /// What a command left.

@@ -1,23 +1,35 @@
-//! What a scripted execution does.
+//! What a scripted execution, or a scripted turn, does.
 use kernelbox_proto::{
     Error,
     v1::{
-        Artifact, ArtifactChange, CodeError, ErrorCode, ExecutionFinished, ExecutionResult, ExecutionStatus,
-        InputRequested, MimeBundle, MimePart, StreamText, execution_event::Kind, mime_part::Content,
+        Artifact, ArtifactChange, CodeError, CodeProposed, ErrorCode, ExecutionEvent, ExecutionFinished,
+        ExecutionResult, ExecutionStatus, InputRequested, MessageRestarted, MimeBundle, MimePart, StreamText,
+        TextDelta, TurnCancelled, TurnCompleted, TurnFailed, TurnStarted, execution_event::Kind, mime_part::Content,
+        turn_event,
     },
 };
 
 #[derive(Debug, Clone)]
-pub enum Step {
-    Event(Kind),
+pub enum Step<K = Kind> {
+    Event(K),
     /// The connection breaks here, once.
     Cut,
     /// Goes on when the test says so.
     WaitForTest,
     WaitForInput,
+    /// An execution is interrupted, a turn is cancelled.
     WaitForInterrupt,
     /// The call fails.
     Fail(Error),
+}
+
+/// A step of a turn.
+pub type TurnStep = Step<turn_event::Kind>;
+
+impl<K> Step<K> {
+    pub fn fail(code: ErrorCode, message: &str) -> Self {
+        Self::Fail(Error::new(code, message))
+    }
 }
 
 impl Step {
@@ -80,8 +92,66 @@ impl Step {
     pub fn ok() -> Self {
         Self::finished(ExecutionStatus::Ok)
     }
+}
 
-    pub fn fail(code: ErrorCode, message: &str) -> Self {
-        Self::Fail(Error::new(code, message))
+impl TurnStep {
+    pub fn started() -> Self {
+        Self::Event(turn_event::Kind::Started(TurnStarted { model: "scripted".into() }))
+    }
+
+    /// A piece of a message of the model's.
+    pub fn text(message: &str, offset: i64, text: &str) -> Self {
+        Self::Event(turn_event::Kind::Text(TextDelta { text: text.into(), message: message.into(), offset }))
+    }
+
+    pub fn reasoning(message: &str, text: &str) -> Self {
+        Self::Event(turn_event::Kind::Reasoning(TextDelta { text: text.into(), message: message.into(), offset: 0 }))
+    }
+
+    pub fn restarted(message: &str, reason: &str) -> Self {
+        let restarted = MessageRestarted { reason: reason.into(), message: message.into() };
+        Self::Event(turn_event::Kind::MessageRestarted(restarted))
+    }
+
+    pub fn code(call: &str, code: &str) -> Self {
+        let execution = format!("sessions/s/executions/{call}");
+        Self::Event(turn_event::Kind::CodeProposed(CodeProposed {
+            tool_call: call.into(),
+            code: code.into(),
+            execution,
+        }))
+    }
+
+    /// An event of an execution, as a script of one has it.
+    pub fn execution(step: Step) -> Self {
+        let Step::Event(kind) = step else { unreachable!("{step:?} is no event") };
+        Self::Event(turn_event::Kind::Execution(ExecutionEvent { kind: Some(kind), ..ExecutionEvent::default() }))
+    }
+
+    pub fn completed(answer: &str) -> Self {
+        Self::completed_with(answer, &[])
+    }
+
+    /// Answered, with files of three bytes.
+    pub fn completed_with(answer: &str, files: &[&str]) -> Self {
+        let artifact = |path: &&str| Artifact {
+            path: (*path).into(),
+            size: 3,
+            change: ArtifactChange::Created.into(),
+            ..Artifact::default()
+        };
+        Self::Event(turn_event::Kind::Completed(TurnCompleted {
+            answer: answer.into(),
+            artifacts: files.iter().map(artifact).collect(),
+            ..TurnCompleted::default()
+        }))
+    }
+
+    pub fn cancelled(reason: &str) -> Self {
+        Self::Event(turn_event::Kind::Cancelled(TurnCancelled { reason: reason.into() }))
+    }
+
+    pub fn failed(code: ErrorCode, message: &str) -> Self {
+        Self::Event(turn_event::Kind::Failed(TurnFailed { code: code.into(), message: message.into() }))
     }
 }

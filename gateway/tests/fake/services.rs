@@ -1,4 +1,4 @@
-//! The three services of the fake. Sessions exist once created; files are kept in memory; executions follow their script.
+//! The services of the fake. Sessions exist once created; files are kept in memory; executions follow their script. Turns: `turns`.
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     pin::Pin,
@@ -16,10 +16,10 @@ use kernelbox_proto::{
 use tokio::sync::Notify;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::Step;
+use super::{Step, TurnStep};
 
-type Answer<T> = Result<Response<T>, Status>;
-type Events<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+pub type Answer<T> = Result<Response<T>, Status>;
+pub type Events<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[derive(Default)]
 pub struct State {
@@ -27,6 +27,13 @@ pub struct State {
     /// One line a call: its name and what matters of it.
     pub calls: Mutex<Vec<String>>,
     pub requests: Mutex<Vec<ExecuteRequest>>,
+    /// By the question.
+    pub turn_scripts: Mutex<HashMap<String, Vec<TurnStep>>>,
+    pub turn_requests: Mutex<Vec<StartTurnRequest>>,
+    /// Those that are listed, newest first.
+    pub turns: Mutex<Vec<Turn>>,
+    /// What GetSession tells, beyond the name.
+    pub session_facts: Mutex<Session>,
     pub sessions: Mutex<BTreeSet<String>>,
     pub files: Mutex<BTreeMap<String, Vec<u8>>>,
     pub cut: Notify,
@@ -37,34 +44,52 @@ pub struct State {
 }
 
 impl State {
-    fn log(&self, call: String) {
+    pub fn log(&self, call: String) {
         self.calls.lock().unwrap().push(call);
     }
 
-    fn known(&self, session: &str) -> Result<(), Status> {
+    pub fn known(&self, session: &str) -> Result<(), Status> {
         if self.sessions.lock().unwrap().contains(session) {
             return Ok(());
         }
         Err(Error::new(ErrorCode::SessionNotFound, format!("no session {session}")).into())
     }
 
+    pub fn interrupted(&self) {
+        self.interrupt.notify_one();
+    }
+
     /// The events of an execution after this one, each numbered.
     fn follow(self: &Arc<Self>, request: &ExecuteRequest, after: i64) -> Events<ExecutionEvent> {
         let steps = self.scripts.lock().unwrap().get(&request.code).cloned().unwrap_or_else(|| vec![Step::ok()]);
         let execution = format!("{}/executions/{}", request.session, request.request_id);
+        self.play(execution, steps, after, |execution, sequence, kind| ExecutionEvent {
+            execution,
+            sequence,
+            time: None,
+            kind: Some(kind),
+        })
+    }
+
+    /// The events of a script after this one, each numbered. A cut happens once in the life of what is named.
+    pub fn play<K: Send + 'static, E: Send + 'static>(
+        self: &Arc<Self>,
+        name: String,
+        steps: Vec<Step<K>>,
+        after: i64,
+        event: fn(String, i64, K) -> E,
+    ) -> Events<E> {
         let state = Arc::clone(self);
-        let numbered = steps.into_iter().scan(0, |sequence, step| {
+        let numbered = steps.into_iter().enumerate().scan(0, |sequence, (place, step)| {
             *sequence += i64::from(matches!(step, Step::Event(_)));
-            Some((*sequence, step))
+            Some((place, *sequence, step))
         });
-        let events = stream::iter(numbered).filter_map(move |(sequence, step)| {
-            let (state, execution) = (Arc::clone(&state), execution.clone());
+        let events = stream::iter(numbered).filter_map(move |(place, sequence, step)| {
+            let (state, name) = (Arc::clone(&state), name.clone());
             async move {
                 match step {
-                    Step::Event(kind) if sequence > after => {
-                        Some(Ok(ExecutionEvent { execution, sequence, time: None, kind: Some(kind) }))
-                    }
-                    Step::Cut if state.cut_done.lock().unwrap().insert(execution) => {
+                    Step::Event(kind) if sequence > after => Some(Ok(event(name, sequence, kind))),
+                    Step::Cut if state.cut_done.lock().unwrap().insert(format!("{name} {place}")) => {
                         state.cut.notify_waiters();
                         std::future::pending().await
                     }
@@ -149,7 +174,7 @@ impl CodeService for Served {
 
     async fn interrupt(&self, _: Request<InterruptRequest>) -> Answer<InterruptResponse> {
         self.log("Interrupt".into());
-        self.interrupt.notify_one();
+        self.interrupted();
         Ok(Response::new(InterruptResponse::default()))
     }
 
@@ -190,8 +215,15 @@ impl SessionService for Served {
         let id = if request.session_id.is_empty() { "made-by-server" } else { &request.session_id };
         let name = format!("sessions/{id}");
         self.log(format!("CreateSession {name}"));
+        *self.session_facts.lock().unwrap() = request.session.clone().unwrap_or_default();
         self.sessions.lock().unwrap().insert(name.clone());
         Ok(Response::new(Session { name, ..request.session.unwrap_or_default() }))
+    }
+
+    async fn get_session(&self, request: Request<GetSessionRequest>) -> Answer<Session> {
+        let name = request.into_inner().name;
+        self.known(&name)?;
+        Ok(Response::new(Session { name, ..self.session_facts.lock().unwrap().clone() }))
     }
 
     async fn list_sessions(&self, _: Request<ListSessionsRequest>) -> Answer<ListSessionsResponse> {
@@ -209,7 +241,6 @@ impl SessionService for Served {
     }
 
     unserved! {
-        get_session(GetSessionRequest) -> Session;
         update_session(UpdateSessionRequest) -> Session;
         keep_alive(KeepAliveRequest) -> KeepAliveResponse;
         watch_session(WatchSessionRequest) -> Self::WatchSessionStream;
