@@ -2,6 +2,7 @@
 //!
 //! [`serve`] is the whole of it; `kernelbox serve`, `kernelbox up` and tests call it with a [`ServeConfig`].
 
+mod agent;
 mod auth;
 pub mod config;
 mod executions;
@@ -14,6 +15,7 @@ mod server;
 mod services;
 mod sessions;
 mod store;
+mod turns;
 
 pub use config::{Bound, ProcessConfig, ServeConfig, Shutdown, TlsConfig};
 pub use limits::{Limits, TenantLimits};

@@ -25,7 +25,28 @@ pub struct Limits {
     pub message_bytes: usize,
     /// `--max-file-bytes` of one file sent over HTTP or fetched from an address.
     pub file_bytes: u64,
+    /// What a turn may use; a turn may ask for less.
+    pub turn: TurnLimits,
     pub tenant: TenantLimits,
+}
+
+/// What one turn may use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TurnLimits {
+    /// `--max-turn-iterations`: calls of the model.
+    pub iterations: u32,
+    /// `--turn-timeout`: wall time.
+    pub timeout: Duration,
+    /// `--max-turn-tokens` of the model's, in and out.
+    pub tokens: u64,
+    /// `--max-turn-output-bytes` that its executions put out.
+    pub output_bytes: u64,
+}
+
+impl Default for TurnLimits {
+    fn default() -> Self {
+        Self { iterations: 25, timeout: Duration::from_secs(15 * 60), tokens: 1_000_000, output_bytes: 32 << 20 }
+    }
 }
 
 /// What each tenant may have at once.
@@ -35,6 +56,8 @@ pub struct TenantLimits {
     pub sessions: u32,
     /// `--max-executions`: executions and installs whose stream is open.
     pub executions: u32,
+    /// `--max-turns`
+    pub turns: u32,
     /// `--max-streams`: all other streams (resumed executions, watches, files).
     pub streams: u32,
     /// `--max-requests-per-second`
@@ -47,7 +70,14 @@ impl Default for Limits {
             sandboxes: 64,
             message_bytes: 4 << 20,
             file_bytes: 16 << 30,
-            tenant: TenantLimits { sessions: 10_000, executions: 2_000, streams: 2_000, requests_per_second: 5_000 },
+            turn: TurnLimits::default(),
+            tenant: TenantLimits {
+                sessions: 10_000,
+                executions: 2_000,
+                turns: 1_000,
+                streams: 2_000,
+                requests_per_second: 5_000,
+            },
         }
     }
 }
@@ -58,6 +88,7 @@ impl Default for Limits {
 pub(crate) struct OwnLimits {
     pub sessions: Option<u32>,
     pub executions: Option<u32>,
+    pub turns: Option<u32>,
     pub streams: Option<u32>,
     pub requests_per_second: Option<u32>,
 }
@@ -67,6 +98,7 @@ impl OwnLimits {
         TenantLimits {
             sessions: self.sessions.unwrap_or(server.sessions),
             executions: self.executions.unwrap_or(server.executions),
+            turns: self.turns.unwrap_or(server.turns),
             streams: self.streams.unwrap_or(server.streams),
             requests_per_second: self.requests_per_second.unwrap_or(server.requests_per_second),
         }
@@ -78,6 +110,8 @@ impl OwnLimits {
 pub(crate) enum Work {
     /// New work; refused while the server drains.
     Execution,
+    /// A turn; refused while the server drains.
+    Turn,
     /// New work that moves bytes; refused while the server drains.
     Transfer,
     /// Follows work that runs already; goes on during a drain, which waits for it.
@@ -106,6 +140,7 @@ struct Tenant {
 #[derive(Debug, Default)]
 struct Counts {
     executions: u32,
+    turns: u32,
     streams: u32,
 }
 
@@ -145,7 +180,7 @@ impl Gate {
 
     /// Lets a piece of work begin, or says which limit it meets.
     pub(crate) fn begin(self: &Arc<Self>, tenant: &str, limits: &TenantLimits, work: Work) -> Result<Permit, Error> {
-        if matches!(work, Work::Execution | Work::Transfer) {
+        if matches!(work, Work::Execution | Work::Turn | Work::Transfer) {
             self.admits()?;
         }
         let tenant = self.tenant(tenant, limits);
@@ -153,6 +188,7 @@ impl Gate {
             let mut counts = tenant.counts.lock().unwrap_or_else(PoisonError::into_inner);
             let (count, limit, flag, what) = match work {
                 Work::Execution => (&mut counts.executions, limits.executions, "max-executions", "executions"),
+                Work::Turn => (&mut counts.turns, limits.turns, "max-turns", "turns"),
                 _ => (&mut counts.streams, limits.streams, "max-streams", "streams"),
             };
             if *count >= limit {
@@ -225,6 +261,7 @@ impl Drop for Permit {
             let mut counts = self.tenant.counts.lock().unwrap_or_else(PoisonError::into_inner);
             match self.work {
                 Work::Execution => counts.executions -= 1,
+                Work::Turn => counts.turns -= 1,
                 _ => counts.streams -= 1,
             }
         }

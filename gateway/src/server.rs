@@ -11,17 +11,20 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    agent::Connector,
     auth::{self, Keys, KeysError},
     config::{self, Bound, ServeConfig, Shutdown},
-    fetch::Fetcher,
+    fetch::{Fetcher, Reach},
     limits::Gate,
+    model::{Models, ModelsError},
     sandbox::{
         SandboxProvider,
         process::{ProcessError, ProcessProvider, dirs},
     },
-    services::Services,
+    services::{Services, TurnService},
     sessions::SessionRouter,
-    store::{Store, StoreError},
+    store::{Journal, Store, StoreError},
+    turns::Turns,
 };
 
 /// How long connections may take to close after their last stream.
@@ -46,6 +49,8 @@ pub enum ServeError {
     Process(#[from] ProcessError),
     #[error(transparent)]
     Tls(#[from] tls::TlsError),
+    #[error("cannot use the settings of the language model")]
+    Models(#[from] ModelsError),
     #[error("cannot make an HTTP client")]
     Fetch(#[from] reqwest::Error),
     #[error("cannot finish what an earlier server began")]
@@ -109,11 +114,22 @@ async fn run(
     let router = SessionRouter::new(store.clone(), provider, config.limits.sandboxes, config.idle_timeout);
     router.finish_deletes().await.map_err(ServeError::Earlier)?;
     let gate = Gate::new();
-    let fetcher = Arc::new(Fetcher::new(config.allow_private_fetch)?);
+    let reach = Reach::new(config.allow_private_fetch);
+    let fetcher = Arc::new(Fetcher::new(reach)?);
     let services =
         Services { router: router.clone(), gate: Arc::clone(&gate), fetcher, file_bytes: config.limits.file_bytes };
+    let models = Arc::new(Models::new(config.models.clone())?);
+    match models.describe() {
+        Some(model) => tracing::info!(model, "turns have a language model"),
+        None => tracing::info!("turns have no language model"),
+    }
+    let (journal, writer) = Journal::start(store.clone());
+    let turns = Turns::new(router.clone(), journal, Connector::new(reach)?);
+    turns.finish_earlier().await.map_err(ServeError::Earlier)?;
+    router.tasks().spawn(turns.clone().sweep(config.turn_event_retention));
+    let turns = TurnService { services, turns, models, limits: config.limits.turn.clone() };
     let door = door::Door { keys, gate: Arc::clone(&gate), limits: config.limits.tenant.clone() };
-    let (app, health) = routes::build(services, door, config.limits.message_bytes).await?;
+    let (app, health) = routes::build(turns, door, config.limits.message_bytes).await?;
     let acceptor = config.tls.as_ref().map(tls::acceptor).transpose()?;
 
     let listener = config::bind(config.listen, "--listen").await?;
@@ -158,6 +174,8 @@ async fn run(
     if let Some(admin) = admin {
         admin.stop().await;
     }
+    // It ends with the last of the turns, which the router waited for; but a connection that is cut off may hold on to it.
+    let _ = tokio::time::timeout(CLOSE, writer).await;
     store.close().await;
     Ok(())
 }

@@ -16,7 +16,7 @@ pub(crate) use self::{
     code::Code,
     file::File,
     session::Sessions,
-    turn::Turns,
+    turn::TurnService,
     upload::{Parts, limited, too_large},
 };
 use crate::{
@@ -165,6 +165,15 @@ impl Services {
                 }
             }
         }))
+    }
+}
+
+/// How many a page of a list has.
+fn page_size(asked: i32) -> Result<u32, Error> {
+    match asked {
+        0 => Ok(50),
+        size @ 1..=1000 => Ok(size.unsigned_abs()),
+        _ => Err(Error::invalid("page_size", "must be 0 to 1000")),
     }
 }
 

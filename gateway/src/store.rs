@@ -1,6 +1,8 @@
-//! What lasts: the sessions' rows, in SQLite. Secrets are kept in a column of their own and leave it only towards a sandbox.
+//! What lasts: sessions and their turns, in SQLite. Secrets are kept in a column of their own and leave it only towards a sandbox.
+mod journal;
 mod page;
 mod sessions;
+mod turns;
 
 use std::{
     path::{Path, PathBuf},
@@ -14,8 +16,10 @@ use sqlx::{
 };
 
 pub(crate) use self::{
+    journal::{Entry, Journal, JournalError},
     page::PageToken,
     sessions::{Created, NewSession, RequestKey},
+    turns::{Begun, NewTurn, TurnMessages},
 };
 
 /// The database.
@@ -32,7 +36,7 @@ pub enum StoreError {
     Migrate(#[from] sqlx::migrate::MigrateError),
     #[error("a query failed")]
     Query(#[from] sqlx::Error),
-    #[error("the row of session {id} cannot be read")]
+    #[error("a row of {id} cannot be read")]
     Row { id: String, source: prost::DecodeError },
 }
 

@@ -17,7 +17,7 @@ use tower::{Service, ServiceExt as _};
 use super::door::{self, Door};
 use crate::{
     http::files,
-    services::{Code, File, Services, Sessions, Turns},
+    services::{Code, File, Sessions, TurnService},
 };
 
 /// Tells clients whether to send work here.
@@ -28,7 +28,7 @@ const SERVICES: [&str; 5] = [
     SessionServiceServer::<Sessions>::NAME,
     CodeServiceServer::<Code>::NAME,
     FileServiceServer::<File>::NAME,
-    TurnServiceServer::<Turns>::NAME,
+    TurnServiceServer::<TurnService>::NAME,
 ];
 
 impl Health {
@@ -40,7 +40,7 @@ impl Health {
 }
 
 pub(super) async fn build(
-    services: Services,
+    turns: TurnService,
     door: Door,
     message_bytes: usize,
 ) -> Result<(Router, Health), tonic_reflection::server::Error> {
@@ -56,13 +56,15 @@ pub(super) async fn build(
             .with_service_name(SessionServiceServer::<Sessions>::NAME)
             .with_service_name(CodeServiceServer::<Code>::NAME)
             .with_service_name(FileServiceServer::<File>::NAME)
-            .with_service_name(TurnServiceServer::<Turns>::NAME)
+            .with_service_name(TurnServiceServer::<TurnService>::NAME)
             .with_service_name("grpc.health.v1.Health")
     };
-    let sessions = SessionServiceServer::new(Sessions(services.clone())).max_decoding_message_size(message_bytes);
+    let services = turns.services.clone();
+    let sessions = Sessions { services: services.clone(), turns: turns.turns.clone() };
+    let sessions = SessionServiceServer::new(sessions).max_decoding_message_size(message_bytes);
     let code = CodeServiceServer::new(Code(services.clone())).max_decoding_message_size(message_bytes);
     let file = FileServiceServer::new(File(services.clone())).max_decoding_message_size(message_bytes);
-    let turns = TurnServiceServer::new(Turns).max_decoding_message_size(message_bytes);
+    let turns = TurnServiceServer::new(turns).max_decoding_message_size(message_bytes);
     let mut grpc = Router::new();
     grpc = add(grpc, sessions);
     grpc = add(grpc, code);

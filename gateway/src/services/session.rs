@@ -16,21 +16,26 @@ use tonic::{Request, Response, Status};
 
 use super::{Caller, Events, Services};
 use crate::{
+    agent::system_prompt,
     limits::Work,
     sandbox::Scope,
     sessions::Verdict,
     store::{Created, Micros, NewSession, PageToken, RequestKey},
+    turns::Turns,
 };
 
 /// How long a sandbox may take to note that it is still wanted.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
 #[derive(Clone)]
-pub(crate) struct Sessions(pub Services);
+pub(crate) struct Sessions {
+    pub services: Services,
+    pub turns: Turns,
+}
 
 impl Sessions {
     async fn create(&self, caller: &Caller, request: CreateSessionRequest) -> Result<Session, Error> {
-        self.0.gate.admits()?;
+        self.services.gate.admits()?;
         let digest = validate::digest(&request);
         let settings = validate::settings(request.session.unwrap_or_default())?;
         let id: SessionId = match request.session_id.as_str() {
@@ -51,7 +56,7 @@ impl Sessions {
             request: request_key,
             limit: caller.limits.sessions,
         };
-        let record = match self.0.router.store().create(new).await? {
+        let record = match self.services.router.store().create(new).await? {
             Created::New(record) | Created::Before(record) => record,
             Created::RequestReused => {
                 return Err(Error::new(ErrorCode::RequestIdReused, "request_id was used before for another session"));
@@ -69,35 +74,31 @@ impl Sessions {
             }
         };
         if request.start {
-            let slot = self.0.router.slot(record.clone());
-            self.0.router.sandbox(&slot).await?;
-            return Ok(self.0.router.public(&slot.record()));
+            let slot = self.services.router.slot(record.clone());
+            self.services.router.sandbox(&slot).await?;
+            return Ok(self.services.router.public(&slot.record()));
         }
-        Ok(self.0.router.public(&record))
+        Ok(self.services.router.public(&record))
     }
 
     async fn list(&self, caller: &Caller, request: ListSessionsRequest) -> Result<ListSessionsResponse, Error> {
-        let size = match request.page_size {
-            0 => 50,
-            size @ 1..=1000 => size.unsigned_abs(),
-            _ => return Err(Error::invalid("page_size", "must be 0 to 1000")),
-        };
+        let size = super::page_size(request.page_size)?;
         let after = match request.page_token.as_str() {
             "" => None,
             token => Some(PageToken::decode(token)?),
         };
-        let (records, next) = self.0.router.store().list(&caller.tenant, &request.labels, size, after).await?;
+        let (records, next) = self.services.router.store().list(&caller.tenant, &request.labels, size, after).await?;
         Ok(ListSessionsResponse {
-            sessions: records.iter().map(|record| self.0.router.public(record)).collect(),
+            sessions: records.iter().map(|record| self.services.router.public(record)).collect(),
             next_page_token: next.map(|it| it.encode()).unwrap_or_default(),
         })
     }
 
     async fn update(&self, caller: &Caller, request: UpdateSessionRequest) -> Result<Session, Error> {
         let session = request.session.ok_or_else(|| Error::invalid("session", "must be set"))?;
-        let slot = self.0.router.find(&caller.tenant, &SessionId::from_name(&session.name)?).await?;
+        let slot = self.services.router.find(&caller.tenant, &SessionId::from_name(&session.name)?).await?;
         loop {
-            let record = self.0.router.read(&caller.tenant, &slot.id).await?;
+            let record = self.services.router.read(&caller.tenant, &slot.id).await?;
             if !session.etag.is_empty() && session.etag != record.etag() {
                 return Err(Error::new(
                     ErrorCode::Conflict,
@@ -108,29 +109,30 @@ impl Sessions {
             let merged = validate::merge(record.secret_settings(), &session, mask)?;
             let settings = validate::settings(merged)?;
             // None: another update came between; without an etag this one goes on top of it.
-            if let Some(record) = self.0.router.store().update(&slot.id, record.revision, &settings).await? {
+            if let Some(record) = self.services.router.store().update(&slot.id, record.revision, &settings).await? {
                 slot.renew(record.clone());
-                return Ok(self.0.router.public(&record));
+                return Ok(self.services.router.public(&record));
             }
         }
     }
 
     async fn delete(&self, caller: &Caller, name: &str) -> Result<(), Error> {
-        let record = self.0.router.read(&caller.tenant, &SessionId::from_name(name)?).await?;
-        let (router, slot) = (self.0.router.clone(), self.0.router.slot(record));
+        let record = self.services.router.read(&caller.tenant, &SessionId::from_name(name)?).await?;
+        self.turns.cancel_of(&record.id, "the session was deleted").await;
+        let (router, slot) = (self.services.router.clone(), self.services.router.slot(record));
         // In a task of its own: an end that has begun goes on, whether its caller waits or not.
-        let task = self.0.router.tasks().spawn(async move { router.delete(&slot).await });
+        let task = self.services.router.tasks().spawn(async move { router.delete(&slot).await });
         task.await.map_err(|error| super::internal("the end of a session", &error))?
     }
 
     async fn keep_alive(&self, caller: &Caller, request: KeepAliveRequest) -> Result<(), Error> {
-        let slot = self.0.router.find(&caller.tenant, &SessionId::from_name(&request.name)?).await?;
+        let slot = self.services.router.find(&caller.tenant, &SessionId::from_name(&request.name)?).await?;
         slot.touch();
         if let Some(live) = slot.live() {
             let mut client = live.sandbox.client(Scope::Session);
             match tokio::time::timeout(KEEP_ALIVE, client.keep_alive(request)).await {
                 Ok(Ok(_)) => {}
-                Ok(Err(status)) => match self.0.router.verdict(&slot, &live, &status).await {
+                Ok(Err(status)) => match self.services.router.verdict(&slot, &live, &status).await {
                     // A sandbox that is gone need not be kept.
                     Verdict::NotRun | Verdict::Lost(_) | Verdict::Broken => {}
                     Verdict::Refused(error) => return Err(error),
@@ -140,7 +142,7 @@ impl Sessions {
                 }
             }
         }
-        self.0.router.store().active(&slot.id, Micros::now()).await?;
+        self.services.router.store().active(&slot.id, Micros::now()).await?;
         Ok(())
     }
 }
@@ -159,7 +161,10 @@ impl SessionService for Sessions {
         let caller = Caller::of(&request)?;
         let read = async {
             let id = SessionId::from_name(&request.get_ref().name)?;
-            Ok(self.0.router.public(&self.0.router.read(&caller.tenant, &id).await?))
+            let record = self.services.router.read(&caller.tenant, &id).await?;
+            let mut session = self.services.router.public(&record);
+            session.effective_system_prompt = system_prompt(&session);
+            Ok(session)
         };
         read.await.map(Response::new).map_err(|error: Error| caller.status(error))
     }
@@ -201,9 +206,9 @@ impl SessionService for Sessions {
         let caller = Caller::of(&request)?;
         let open = async {
             let id = SessionId::from_name(&request.get_ref().name)?;
-            let permit = self.0.gate.begin(&caller.tenant, &caller.limits, Work::Watch)?;
-            let slot = self.0.router.find(&caller.tenant, &id).await?;
-            Ok(watch::stream(self.0.router.clone(), slot, caller.clone(), permit))
+            let permit = self.services.gate.begin(&caller.tenant, &caller.limits, Work::Watch)?;
+            let slot = self.services.router.find(&caller.tenant, &id).await?;
+            Ok(watch::stream(self.services.router.clone(), slot, caller.clone(), permit))
         };
         open.await.map(Response::new).map_err(|error: Error| caller.status(error))
     }

@@ -1,58 +1,166 @@
-//! TurnService: part of the contract, not served by this version.
+//! TurnService: checks a call, finds its session and model, and hands over to the turns.
+mod validate;
+
+use std::sync::Arc;
+
+use futures::StreamExt as _;
 use kernelbox_proto::{
-    Error,
+    Error, SessionId, TurnName,
     v1::{
-        CancelTurnRequest, ErrorCode, GetTurnRequest, ListTurnsRequest, ListTurnsResponse, ResumeTurnRequest,
-        StartTurnRequest, SubmitToolResultRequest, SubmitToolResultResponse, Turn, TurnEvent,
-        turn_service_server::TurnService,
+        CancelTurnRequest, GetTurnRequest, ListTurnsRequest, ListTurnsResponse, ResumeTurnRequest, StartTurnRequest,
+        SubmitToolResultRequest, SubmitToolResultResponse, Turn, TurnEvent,
+        turn_service_server::TurnService as Service,
     },
 };
 use tonic::{Request, Response, Status};
 
-use super::{Caller, Events};
+use super::{Caller, Events, Services, page_size};
+use crate::{
+    limits::{TurnLimits, Work},
+    model::Models,
+    turns::{Start, ToolAnswer, Turns, not_waiting},
+};
 
-pub(crate) struct Turns;
+#[derive(Clone)]
+pub(crate) struct TurnService {
+    pub services: Services,
+    pub turns: Turns,
+    pub models: Arc<Models>,
+    pub limits: TurnLimits,
+}
 
-fn unserved<M, T>(request: &Request<M>) -> Result<Response<T>, Status> {
-    let error = Error::new(
-        ErrorCode::Unimplemented,
-        "this version of the server has no agent; run code with CodeService, for example CodeService.Execute",
-    );
-    Err(Caller::of(request)?.status(error))
+impl TurnService {
+    async fn start(&self, caller: &Caller, request: StartTurnRequest) -> Result<Events<TurnEvent>, Error> {
+        let digest = validate::digest(&request);
+        let session = SessionId::from_name(&request.session)?;
+        let turn = match request.request_id.as_str() {
+            "" => uuid::Uuid::now_v7().to_string().parse()?,
+            id => id.parse()?,
+        };
+        let name = TurnName { session, turn };
+        let cancel = request.options.as_ref().is_some_and(|options| options.cancel_on_disconnect);
+        let asked = request.options.as_ref().map(|options| options.model.clone()).unwrap_or_default();
+        let task = validate::task(request, &self.limits)?;
+        let (slot, permit) = self.services.enter(caller, &name.session, Work::Turn).await?;
+        let settings = slot.record();
+        let asked = if asked.is_empty() { settings.secret_settings().model.clone() } else { asked };
+        let model = self.models.get(&asked)?;
+        self.turns.start(Start { name: name.clone(), digest, slot, model, task, permit }).await?;
+        let guard = cancel.then(|| CancelOnDrop { turns: self.turns.clone(), name: name.clone() });
+        let caller = caller.clone();
+        let events = self.turns.follow(name, 0).map(move |event| {
+            let _ = &guard;
+            event.map_err(|error| caller.status(error))
+        });
+        Ok(events.boxed())
+    }
+
+    /// The turn's name, if the caller has its session.
+    async fn find(&self, caller: &Caller, name: &str) -> Result<TurnName, Error> {
+        let name: TurnName = name.parse()?;
+        self.services.router.read(&caller.tenant, &name.session).await?;
+        Ok(name)
+    }
+
+    async fn resume(&self, caller: &Caller, request: ResumeTurnRequest) -> Result<Events<TurnEvent>, Error> {
+        let name = self.find(caller, &request.name).await?;
+        let after = validate::sequence(request.after_sequence)?;
+        self.turns.get(&name).await?;
+        let permit = self.services.gate.begin(&caller.tenant, &caller.limits, Work::Follow)?;
+        let caller = caller.clone();
+        let events = self.turns.follow(name, after).map(move |event| {
+            let _ = &permit;
+            event.map_err(|error| caller.status(error))
+        });
+        Ok(events.boxed())
+    }
+
+    async fn list(&self, caller: &Caller, request: ListTurnsRequest) -> Result<ListTurnsResponse, Error> {
+        let session = SessionId::from_name(&request.parent)?;
+        self.services.router.read(&caller.tenant, &session).await?;
+        let below = validate::page_token(&request.page_token)?;
+        let (turns, next) = self.services.router.store().turns(&session, page_size(request.page_size)?, below).await?;
+        Ok(ListTurnsResponse { turns, next_page_token: next.map(|number| number.to_string()).unwrap_or_default() })
+    }
+
+    async fn submit(&self, caller: &Caller, request: SubmitToolResultRequest) -> Result<(), Error> {
+        let name = self.find(caller, &request.name).await?;
+        validate::tool_content(&request.content)?;
+        let answer = ToolAnswer { content: request.content, failed: request.failed };
+        match self.turns.running(&name) {
+            Some(running) => running.answer_tool(&request.tool_call, answer),
+            None => {
+                self.turns.get(&name).await?;
+                Err(not_waiting(&request.tool_call))
+            }
+        }
+    }
 }
 
 #[tonic::async_trait]
-impl TurnService for Turns {
+impl Service for TurnService {
     type StartTurnStream = Events<TurnEvent>;
     type ResumeTurnStream = Events<TurnEvent>;
 
     async fn start_turn(&self, request: Request<StartTurnRequest>) -> Result<Response<Self::StartTurnStream>, Status> {
-        unserved(&request)
+        let caller = Caller::of(&request)?;
+        let started = self.start(&caller, request.into_inner()).await;
+        started.map(Response::new).map_err(|error| caller.status(error))
     }
 
     async fn resume_turn(
         &self,
         request: Request<ResumeTurnRequest>,
     ) -> Result<Response<Self::ResumeTurnStream>, Status> {
-        unserved(&request)
+        let caller = Caller::of(&request)?;
+        let resumed = self.resume(&caller, request.into_inner()).await;
+        resumed.map(Response::new).map_err(|error| caller.status(error))
     }
 
     async fn cancel_turn(&self, request: Request<CancelTurnRequest>) -> Result<Response<Turn>, Status> {
-        unserved(&request)
+        let caller = Caller::of(&request)?;
+        let cancelled = async {
+            let name = self.find(&caller, &request.get_ref().name).await?;
+            self.turns.cancel(&name, "CancelTurn was called").await
+        };
+        cancelled.await.map(Response::new).map_err(|error| caller.status(error))
     }
 
     async fn get_turn(&self, request: Request<GetTurnRequest>) -> Result<Response<Turn>, Status> {
-        unserved(&request)
+        let caller = Caller::of(&request)?;
+        let turn = async {
+            let name = self.find(&caller, &request.get_ref().name).await?;
+            self.turns.get(&name).await
+        };
+        turn.await.map(Response::new).map_err(|error| caller.status(error))
     }
 
     async fn list_turns(&self, request: Request<ListTurnsRequest>) -> Result<Response<ListTurnsResponse>, Status> {
-        unserved(&request)
+        let caller = Caller::of(&request)?;
+        let listed = self.list(&caller, request.into_inner()).await;
+        listed.map(Response::new).map_err(|error| caller.status(error))
     }
 
     async fn submit_tool_result(
         &self,
         request: Request<SubmitToolResultRequest>,
     ) -> Result<Response<SubmitToolResultResponse>, Status> {
-        unserved(&request)
+        let caller = Caller::of(&request)?;
+        let submitted = self.submit(&caller, request.into_inner()).await;
+        submitted.map(|()| Response::new(SubmitToolResultResponse {})).map_err(|error| caller.status(error))
+    }
+}
+
+/// For turns that shall not go on without their client.
+struct CancelOnDrop {
+    turns: Turns,
+    name: TurnName,
+}
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        if let Some(running) = self.turns.running(&self.name) {
+            running.cancel("its client went away");
+        }
     }
 }

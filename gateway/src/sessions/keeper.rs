@@ -56,7 +56,10 @@ impl SessionRouter {
                 }
                 () = tokio::time::sleep(wait) => {}
             }
-            // Read again: the settings may have changed while the time ran.
+            // A turn began meanwhile, of which the sandbox may know nothing.
+            if slot.idle() < idle_timeout {
+                continue;
+            }
             match self.retire(slot, live, idle_timeout).await {
                 Some(RetireResponse { retired: true, .. }) => {
                     slot.leave(live);

@@ -91,6 +91,8 @@ pub(crate) struct Slot {
     events: broadcast::Sender<SessionEvent>,
     /// Micros of the last call.
     last_activity: AtomicI64,
+    /// Turns that run; while one does, the session is in use, whatever its sandbox knows.
+    turns: TaskTracker,
     /// The settings changed.
     pub(super) changed: Notify,
 }
@@ -100,6 +102,7 @@ impl Slot {
         Self {
             id: record.id.clone(),
             last_activity: AtomicI64::new(record.last_activity.0),
+            turns: TaskTracker::new(),
             record: Mutex::new(Arc::new(record)),
             state: Mutex::new(State::Empty),
             before: Mutex::new(None),
@@ -131,7 +134,15 @@ impl Slot {
         Micros(self.last_activity.load(Ordering::Relaxed))
     }
 
+    /// Held while a turn runs.
+    pub(crate) fn in_use(self: &Arc<Self>) -> InUse {
+        InUse { slot: Arc::clone(self), _turn: self.turns.token() }
+    }
+
     pub(super) fn idle(&self) -> Duration {
+        if !self.turns.is_empty() {
+            return Duration::ZERO;
+        }
         Duration::from_micros(u64::try_from(Micros::now().0 - self.last_activity().0).unwrap_or(0))
     }
 
@@ -209,5 +220,17 @@ impl Slot {
     fn tell(&self, kind: Kind) {
         // Nobody need be watching.
         let _ = self.events.send(SessionEvent { time: Some(Micros::now().timestamp()), kind: Some(kind) });
+    }
+}
+
+/// A session in use; its end counts as a call.
+pub(crate) struct InUse {
+    slot: Arc<Slot>,
+    _turn: TaskTrackerToken,
+}
+
+impl Drop for InUse {
+    fn drop(&mut self) {
+        self.slot.touch();
     }
 }

@@ -1,0 +1,133 @@
+//! Writes what happens in turns. All turns share one writer: what waits together is committed together, so that many turns at once
+//! cost few commits. What was acknowledged is in the database.
+use kernelbox_proto::{
+    TurnName,
+    v1::{self, TurnEvent},
+};
+use prost::Message as _;
+use tokio::sync::{mpsc, oneshot};
+
+use super::{Micros, Store, StoreError};
+use crate::model::Message;
+
+/// Entries on their way; a turn has at most one.
+const WAITING: usize = 1024;
+/// Entries of a commit, at most.
+const GROUP: usize = 128;
+
+/// What a turn adds in one step: all of it is written, or nothing.
+#[derive(Debug, Clone)]
+pub(crate) struct Entry {
+    pub name: TurnName,
+    /// The gateway that may write; refused if it is not that which has the turn.
+    pub lease: String,
+    pub events: Vec<TurnEvent>,
+    /// The model's messages with their positions.
+    pub messages: Vec<(i64, Message)>,
+    pub turn: v1::Turn,
+    /// It ends: the lease is given back.
+    pub ends: bool,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum JournalError {
+    #[error("the turn is not this gateway's any more")]
+    Fenced,
+    #[error("a turn could not be written")]
+    Store(#[source] std::sync::Arc<StoreError>),
+    #[error("the database is closed")]
+    Closed,
+}
+
+/// The way to the writer. Clones share it; it ends with the last.
+#[derive(Debug, Clone)]
+pub(crate) struct Journal(mpsc::Sender<(Entry, oneshot::Sender<Result<(), JournalError>>)>);
+
+impl Journal {
+    /// Starts the writer, which ends when nobody can write any more.
+    pub(crate) fn start(store: Store) -> (Self, tokio::task::JoinHandle<()>) {
+        let (sender, mut entries) = mpsc::channel(WAITING);
+        let writer = tokio::spawn(async move {
+            let mut group = Vec::new();
+            while entries.recv_many(&mut group, GROUP).await > 0 {
+                write_group(&store, std::mem::take(&mut group)).await;
+            }
+        });
+        (Self(sender), writer)
+    }
+
+    /// Returns when the entry is in the database.
+    pub(crate) async fn append(&self, entry: Entry) -> Result<(), JournalError> {
+        let (reply, told) = oneshot::channel();
+        self.0.send((entry, reply)).await.map_err(|_| JournalError::Closed)?;
+        told.await.map_err(|_| JournalError::Closed)?
+    }
+}
+
+async fn write_group(store: &Store, group: Vec<(Entry, oneshot::Sender<Result<(), JournalError>>)>) {
+    let written = async {
+        let mut tx = store.pool.begin_with("BEGIN IMMEDIATE").await?;
+        let mut fenced = Vec::with_capacity(group.len());
+        for (entry, _) in &group {
+            fenced.push(!write(&mut tx, entry).await?);
+        }
+        tx.commit().await?;
+        Ok::<_, StoreError>(fenced)
+    };
+    match written.await {
+        Ok(fenced) => {
+            for ((_, reply), fenced) in group.into_iter().zip(fenced) {
+                // Who asked may have been given up.
+                let _ = reply.send(if fenced { Err(JournalError::Fenced) } else { Ok(()) });
+            }
+        }
+        Err(error) => {
+            let error = std::sync::Arc::new(error);
+            for (_, reply) in group {
+                let _ = reply.send(Err(JournalError::Store(std::sync::Arc::clone(&error))));
+            }
+        }
+    }
+}
+
+/// False if the turn is not the writer's.
+async fn write(tx: &mut sqlx::SqliteConnection, entry: &Entry) -> Result<bool, StoreError> {
+    let (session, turn) = (entry.name.session.as_str(), entry.name.turn.as_str());
+    let updated = sqlx::query(
+        "UPDATE turns SET turn = ?, last_sequence = ?, lease = CASE WHEN ? THEN NULL ELSE lease END, \
+         end_time = CASE WHEN ? THEN ? ELSE NULL END WHERE session = ? AND id = ? AND lease = ?",
+    )
+    .bind(entry.turn.encode_to_vec())
+    .bind(entry.turn.last_sequence)
+    .bind(entry.ends)
+    .bind(entry.ends)
+    .bind(Micros::now().0)
+    .bind(session)
+    .bind(turn)
+    .bind(&entry.lease)
+    .execute(&mut *tx)
+    .await?;
+    if updated.rows_affected() == 0 {
+        return Ok(false);
+    }
+    for event in &entry.events {
+        sqlx::query("INSERT INTO turn_events (session, turn, sequence, event) VALUES (?, ?, ?, ?)")
+            .bind(session)
+            .bind(turn)
+            .bind(event.sequence)
+            .bind(event.encode_to_vec())
+            .execute(&mut *tx)
+            .await?;
+    }
+    for (position, message) in &entry.messages {
+        let json = serde_json::to_string(message).map_err(|error| sqlx::Error::Encode(error.into()))?;
+        sqlx::query("INSERT INTO turn_messages (session, turn, position, message) VALUES (?, ?, ?, ?)")
+            .bind(session)
+            .bind(turn)
+            .bind(*position)
+            .bind(json)
+            .execute(&mut *tx)
+            .await?;
+    }
+    Ok(true)
+}
