@@ -3,7 +3,8 @@ use kernelbox_proto::v1::{
     ArtifactChange, CodeError, CreateSessionRequest, DeleteSessionRequest, DownloadRequest, ErrorCode, ExecuteRequest,
     ExecutionEvent, ExecutionFinished, ExecutionStatus, File, UploadHeader, UploadRequest,
     code_service_client::CodeServiceClient, download_response, execution_event::Kind,
-    file_service_client::FileServiceClient, session_service_client::SessionServiceClient, upload_request,
+    file_service_client::FileServiceClient, session_service_client::SessionServiceClient,
+    turn_service_client::TurnServiceClient, upload_request,
 };
 use tonic::{
     Request, Status, Streaming,
@@ -38,6 +39,7 @@ pub struct Client {
     pub sessions: SessionServiceClient<Authorized>,
     pub code: CodeServiceClient<Authorized>,
     pub files: FileServiceClient<Authorized>,
+    pub turns: TurnServiceClient<Authorized>,
 }
 
 impl Client {
@@ -48,7 +50,8 @@ impl Client {
         Self {
             sessions: SessionServiceClient::with_interceptor(channel.clone(), bearer.clone()),
             code: CodeServiceClient::with_interceptor(channel.clone(), bearer.clone()),
-            files: FileServiceClient::with_interceptor(channel, bearer),
+            files: FileServiceClient::with_interceptor(channel.clone(), bearer.clone()),
+            turns: TurnServiceClient::with_interceptor(channel, bearer),
         }
     }
 

@@ -40,6 +40,7 @@ pub fn python() -> PathBuf {
 pub struct StackBuilder {
     folder: TempDir,
     flags: Vec<String>,
+    environment: Vec<(String, String)>,
     keys: String,
 }
 
@@ -47,12 +48,18 @@ impl StackBuilder {
     fn new() -> Self {
         // Short, as paths of Unix sockets are limited.
         let folder = tempfile::Builder::new().prefix("kbt-").tempdir_in("/tmp").unwrap();
-        Self { folder, flags: Vec::new(), keys: String::new() }
+        Self { folder, flags: Vec::new(), environment: Vec::new(), keys: String::new() }
     }
 
     #[must_use]
     pub fn flag(mut self, flag: impl Into<String>) -> Self {
         self.flags.push(flag.into());
+        self
+    }
+
+    #[must_use]
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
         self
     }
 
@@ -69,8 +76,14 @@ impl StackBuilder {
             fs::create_dir_all(&data).unwrap();
             fs::write(data.join("keys.yaml"), &self.keys).unwrap();
         }
-        let mut stack =
-            Stack { folder: self.folder, flags: self.flags, child: None, endpoint: String::new(), key: String::new() };
+        let mut stack = Stack {
+            folder: self.folder,
+            flags: self.flags,
+            environment: self.environment,
+            child: None,
+            endpoint: String::new(),
+            key: String::new(),
+        };
         stack.restart().await;
         stack
     }
@@ -81,6 +94,7 @@ impl StackBuilder {
 pub struct Stack {
     folder: TempDir,
     flags: Vec<String>,
+    environment: Vec<(String, String)>,
     child: Option<Child>,
     pub endpoint: String,
     pub key: String,
@@ -138,6 +152,7 @@ impl Stack {
             .arg(format!("--python={}", python().display()))
             .arg(format!("--uv={}", root().join(".tools/bin/uv").display()))
             .args(&self.flags)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
