@@ -150,6 +150,11 @@ impl ModelServer {
         self.shared.keep.store(false, Ordering::Relaxed);
     }
 
+    /// Forgets the replies that wait.
+    pub fn clear(&self) {
+        lock(&self.shared.queue).clear();
+    }
+
     /// From now on connections are refused; those that are open are cut.
     pub fn refuse(&self) {
         if let Some(running) = lock(&self.running).take() {

@@ -314,6 +314,62 @@ async fn a_gateway_that_was_killed_ends_its_turns_when_it_is_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_killed_at_any_point_of_a_turn_loses_nothing_that_was_told() {
+    const POINTS: u32 = 20;
+    let first = "for n in range(3):\n    print(n, flush=True)\nopen('made.txt', 'w').write('x')";
+    let script = || {
+        [
+            Reply::text("I count. ")
+                .reasoning("Three times.")
+                .and_call("python", serde_json::json!({"code": first}))
+                .pieces_of(2),
+            Reply::python("import time; time.sleep(0.05); 1/0"),
+            Reply::text("Counted to three."),
+        ]
+    };
+    let model = ModelServer::start([]).await;
+    let mut stack = Stack::with_model(&model).start().await;
+    let session = stack.client().await.session().await;
+    let mut interrupted = 0;
+    for point in 0..POINTS {
+        model.clear();
+        script().into_iter().for_each(|reply| model.push(reply));
+        let mut client = stack.client().await;
+        let mut stream = client.turns.start_turn(ask(&session, "Count")).await.unwrap().into_inner();
+        // given: so many events were told
+        let mut told = Vec::new();
+        while told.len() <= point as usize
+            && let Some(event) = stream.message().await.unwrap()
+        {
+            told.push(event);
+        }
+        stack.kill();
+        stack.restart().await;
+
+        // then: all of it is there, once, and an end
+        let mut client = stack.client().await;
+        let turned = client.resume(&told[0].turn, 0).await.unwrap();
+        assert_eq!(turned.events[..told.len()], told, "point {point}");
+        let numbers: Vec<_> = turned.events.iter().map(|event| event.sequence).collect();
+        assert_eq!(numbers, (1..=i64::try_from(numbers.len()).unwrap()).collect::<Vec<_>>(), "point {point}");
+        match turned.kinds().last() {
+            Some(Kind::Failed(failed)) => {
+                assert_eq!(failed.code(), ErrorCode::ShuttingDown);
+                interrupted += 1;
+            }
+            Some(Kind::Completed(_)) => {}
+            other => panic!("point {point}: {other:?}"),
+        }
+        // and: the session works at once
+        model.clear();
+        model.push(Reply::text("Here I am."));
+        assert_eq!(client.turn(&session, "Are you there?").await.answer(), "Here I am.", "point {point}");
+    }
+    assert!(interrupted > POINTS / 2, "{interrupted} of {POINTS} turns were interrupted");
+    stack.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn without_a_model_everything_but_turns_works() {
     let stack = Stack::start().await;
     let mut client = stack.client().await;
