@@ -198,15 +198,9 @@ impl Agent {
     async fn ask(&mut self) -> Result<Step, Halt> {
         let step = self.budget.next_step()?;
         self.running.recorder.set_step(step).await;
-        let Answer { mut message, usage, stop } = self.ask_model().await?;
+        let Answer { message, usage, stop } = self.ask_model().await?;
         self.budget.spend(usage);
         self.running.recorder.spend(usage).await?;
-        if message.calls.is_empty() {
-            let calls = fenced::calls(&message.text, |name| self.tools.has(name));
-            if !calls.is_empty() {
-                message = AssistantMessage { calls, text: String::new(), ..message };
-            }
-        }
         let is_empty = message.calls.is_empty() && message.text.trim().is_empty();
         if is_empty && stop == Stop::Filtered {
             return Err(Error::new(ErrorCode::ModelFailed, "the provider's content filter stopped the answer").into());

@@ -177,7 +177,7 @@ async fn odd_calls_are_understood_or_explained() {
     // an answer that is nothing but a call
     let fenced = "```json\n{\"name\": \"python\", \"arguments\": {\"code\": \"print('fenced')\"}}\n```";
     let turned = faulty.turn([Reply::text(fenced), Reply::text("ok")]).await;
-    assert_eq!((turned.stdout().as_str(), turned.answer()), ("fenced\n", "ok"));
+    assert_eq!((turned.stdout().as_str(), turned.answer(), turned.text().as_str()), ("fenced\n", "ok", "ok"));
     // arguments that are neither
     let turned = faulty.turn([Reply::empty().and_raw_call("python", "{\"code\": 3}"), Reply::text("I see")]).await;
     assert_eq!(turned.answer(), "I see");

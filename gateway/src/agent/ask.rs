@@ -11,7 +11,7 @@ use kernelbox_proto::{
 };
 use tokio::time::{Instant, sleep_until};
 
-use super::{Agent, Halt};
+use super::{Agent, Halt, fenced};
 use crate::{
     model::{Answer, AssistantMessage, Chunk, Failure, ModelError, Prompt, Stop, Usage},
     turns::Recorder,
@@ -43,11 +43,11 @@ impl Agent {
             let message = uuid::Uuid::now_v7().simple().to_string();
             let mut telling = Telling::new(&self.running.recorder, message);
             let error = match self.ask_once(&prompt, &mut telling).await? {
-                Ok(answer) => return Ok(answer),
+                Ok(answer) => return self.read_calls(answer, &telling).await,
                 Err(error) => error,
             };
             tracing::info!(kind = ?error.kind, attempt, "a model call failed: {error}");
-            telling.void(&error).await?;
+            telling.void(&error.message).await?;
             if error.kind == Failure::TooLong && !has_shrunk {
                 has_shrunk = true;
                 self.memory.shrink();
@@ -65,6 +65,18 @@ impl Agent {
             self.running.recorder.tell(Kind::Retry(retry)).await?;
             tokio::time::sleep(wait).await;
         }
+    }
+
+    /// An answer that is nothing but a call written as text is that call, and no text.
+    async fn read_calls(&self, mut answer: Answer, telling: &Telling<'_>) -> Result<Answer, Halt> {
+        if answer.message.calls.is_empty() {
+            answer.message.calls = fenced::calls(&answer.message.text, |name| self.tools.has(name));
+            if !answer.message.calls.is_empty() {
+                answer.message.text.clear();
+                telling.void("the text was a call of a tool").await?;
+            }
+        }
+        Ok(answer)
     }
 
     async fn ask_once(&self, prompt: &Prompt, telling: &mut Telling<'_>) -> Result<Result<Answer, ModelError>, Halt> {
@@ -135,9 +147,9 @@ impl<'a> Telling<'a> {
     }
 
     /// Withdraws what was told.
-    async fn void(&self, error: &ModelError) -> Result<(), Halt> {
+    async fn void(&self, reason: &str) -> Result<(), Halt> {
         if !self.text.is_empty() || self.reasoning > 0 {
-            let restarted = MessageRestarted { reason: error.message.clone(), message: self.message.clone() };
+            let restarted = MessageRestarted { reason: reason.to_owned(), message: self.message.clone() };
             self.recorder.tell(Kind::MessageRestarted(restarted)).await?;
         }
         Ok(())

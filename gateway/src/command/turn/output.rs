@@ -9,7 +9,7 @@ use std::{collections::BTreeSet, io::IsTerminal as _, path::Path};
 
 use kernelbox_proto::v1::{
     Artifact, ArtifactChange, ExecutionEvent, MessageRestarted, PackageInstalled, Retry, TextDelta, ToolCallRequested,
-    TurnCompleted, TurnEvent, execution_event::Kind as CodeKind, turn_event::Kind,
+    TurnCompleted, TurnEvent, TurnStarted, execution_event::Kind as CodeKind, turn_event::Kind,
 };
 
 use self::message::Message;
@@ -86,7 +86,8 @@ impl Output {
             print_json("TurnEvent", &event)?;
         }
         match event.kind {
-            Some(Kind::Started(_) | Kind::ModelUsage(_)) => self.waits(),
+            Some(Kind::Started(started)) => self.started(&started),
+            Some(Kind::ModelUsage(_)) => self.waits(),
             Some(Kind::Stage(stage)) => self.show.stage(&stage),
             Some(Kind::Text(delta)) => self.text(&delta)?,
             Some(Kind::Reasoning(delta)) => self.reasoning(&delta)?,
@@ -145,6 +146,13 @@ impl Output {
             Err(failure) => failure,
         };
         Err(Failure::new(failure.exit, format!("{} was not saved: {failure}", visible(path))))
+    }
+
+    fn started(&mut self, started: &TurnStarted) {
+        if !started.model.is_empty() {
+            self.note(&format!("asking {}", visible(&started.model)));
+        }
+        self.waits();
     }
 
     fn waits(&self) {
