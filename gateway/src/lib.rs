@@ -14,6 +14,7 @@ pub mod sandbox;
 mod server;
 mod services;
 mod sessions;
+mod spawner;
 mod store;
 mod turns;
 

@@ -1,7 +1,6 @@
 //! One sandbox of this machine: its supervisor's process, from its start to its last trace.
 use std::{
     fs, io,
-    os::unix::process::ExitStatusExt as _,
     path::{Path, PathBuf},
     process::ExitStatus,
     sync::Arc,
@@ -25,7 +24,10 @@ use super::{
     spawn::{Piped, Tail},
     tokens::Tokens,
 };
-use crate::sandbox::{Authorized, Ended, Sandbox, SandboxChannel, Scope};
+use crate::{
+    sandbox::{Authorized, Ended, Sandbox, SandboxChannel, Scope},
+    spawner,
+};
 
 pub(super) struct ProcessSandbox {
     uid: String,
@@ -96,19 +98,7 @@ async fn keep(
 }
 
 fn lost(status: io::Result<ExitStatus>) -> Ended {
-    let how = match status {
-        Ok(status) => match (status.signal(), status.code()) {
-            (Some(signal), _) => {
-                let name =
-                    nix::sys::signal::Signal::try_from(signal).map_or_else(|_| signal.to_string(), |s| s.to_string());
-                format!("was ended by {name}")
-            }
-            (None, Some(code)) => format!("exited with code {code}"),
-            (None, None) => "ended".to_owned(),
-        },
-        Err(_) => "ended".to_owned(),
-    };
-    Ended { reason: "Lost".to_owned(), message: format!("its supervisor {how}") }
+    Ended { reason: "Lost".to_owned(), message: format!("its supervisor {}", spawner::how_ended(&status)) }
 }
 
 fn channel(socket: PathBuf) -> Channel {

@@ -1,46 +1,22 @@
-//! Starting children: with an environment that holds nothing of the gateway's, from one thread that never ends.
-//!
-//! A child that asks to be killed with its parent is killed when the *thread* that started it ends, and tokio ends its threads as it
-//! likes; hence the thread.
+//! Starting children: with an environment that holds nothing of the gateway's, and a pipe that ends them with it.
 use std::{
     collections::VecDeque,
     ffi::{OsStr, OsString},
     io,
     path::Path,
     process::{ExitStatus, Stdio},
-    sync::{Arc, LazyLock, Mutex, PoisonError, mpsc},
-    thread,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use futures::StreamExt as _;
-use tokio::{
-    process::{Child, ChildStderr, ChildStdin, Command},
-    runtime::Handle,
-    sync::oneshot,
-};
+use tokio::process::{Child, ChildStderr, ChildStdin, Command};
 use tokio_util::codec::{FramedRead, LinesCodec};
+
+use crate::spawner;
 
 /// How long a child may take to end by itself.
 const GRACE: Duration = Duration::from_secs(5);
-
-struct Job {
-    command: Command,
-    runtime: Handle,
-    reply: oneshot::Sender<io::Result<Child>>,
-}
-
-static THREAD: LazyLock<io::Result<mpsc::SyncSender<Job>>> = LazyLock::new(|| {
-    let (sender, jobs) = mpsc::sync_channel::<Job>(64);
-    thread::Builder::new().name("spawner".to_owned()).spawn(move || {
-        for mut job in jobs {
-            let _runtime = job.runtime.enter();
-            // Nobody waits for it any more: the child is dropped, and its stdin with it, at which it ends.
-            let _ = job.reply.send(job.command.spawn());
-        }
-    })?;
-    Ok(sender)
-});
 
 /// A child that ends when its stdin does, and so with this process.
 #[derive(Debug)]
@@ -81,15 +57,10 @@ pub(super) async fn spawn(command: std::process::Command, name: String) -> io::R
 }
 
 async fn start(command: std::process::Command) -> io::Result<Child> {
-    let sender = THREAD.as_ref().map_err(|error| io::Error::new(error.kind(), error.to_string()))?;
     let mut command = Command::from(command);
     command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(false);
-    let (reply, child) = oneshot::channel();
-    let job = Job { command, runtime: Handle::current(), reply };
-    let gone = || io::Error::other("the spawning thread is gone");
-    let sender = sender.clone();
-    tokio::task::spawn_blocking(move || sender.send(job).map_err(|_| gone())).await.map_err(io::Error::other)??;
-    child.await.map_err(|_| gone())?
+    // Nobody waits for it any more: the child is dropped, and its stdin with it, at which it ends.
+    spawner::spawn(command).await
 }
 
 /// A command of ours with the scrubbed environment.
