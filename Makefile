@@ -2,8 +2,8 @@
 export PATH := $(CURDIR)/.tools/bin:$(CURDIR)/.venv/bin:$(PATH)
 # The suites that run code run it with this interpreter.
 export KERNELBOX_TEST_PYTHON ?= $(CURDIR)/.venv/bin/python
-PYTHON_SOURCES := $(wildcard kernel-image/kernel) tests
-PYTHON_TESTS := $(wildcard kernel-image/kernel/tests) tests/python tests/compare
+PYTHON_SOURCES := $(wildcard kernel-image/kernel) deploy tests
+PYTHON_TESTS := $(wildcard kernel-image/kernel/tests) deploy/local-model/tests tests/python tests/compare
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint build release bench tools clean
