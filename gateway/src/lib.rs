@@ -9,6 +9,8 @@ mod executions;
 mod fetch;
 mod http;
 mod limits;
+#[cfg(target_os = "linux")]
+pub mod local_model;
 pub mod model;
 pub mod sandbox;
 mod server;
