@@ -42,6 +42,9 @@ pub struct ServeConfig {
     pub turn_event_retention: Duration,
     pub limits: Limits,
     pub process: ProcessConfig,
+    /// Turns may use a model of this machine: Ollama, llama.cpp, LM Studio, or the one installed in `local-model/` of one of these
+    /// folders, which is then run as a child. Empty: models are not looked for.
+    pub local_model_dirs: Vec<PathBuf>,
     /// `--model...` and the providers' variables.
     pub models: ModelsConfig,
 }
@@ -105,6 +108,7 @@ impl ServeConfig {
                 disk_limit: None,
                 start_timeout: Duration::from_secs(120),
             },
+            local_model_dirs: Vec::new(),
             models: ModelsConfig::default(),
         }
     }
@@ -135,6 +139,8 @@ pub struct Bound {
     pub admin: Option<SocketAddr>,
     /// Whether clients speak TLS to `address`.
     pub tls: bool,
+    /// Which model answers, in words; none if there is none.
+    pub model: Option<String>,
 }
 
 impl Bound {

@@ -4,6 +4,7 @@
 //! `{base_url}/v1`.
 mod child;
 mod discover;
+mod finder;
 mod handle;
 mod log;
 mod manifest;
@@ -13,6 +14,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+pub(crate) use self::finder::Finder;
 pub use self::{
     discover::{Places, running},
     handle::{Installed, StartError},

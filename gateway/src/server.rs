@@ -16,6 +16,7 @@ use crate::{
     config::{self, Bound, ServeConfig, Shutdown},
     fetch::{Fetcher, Reach},
     limits::Gate,
+    local_model::{Finder, Places},
     model::{Models, ModelsError},
     sandbox::{
         SandboxProvider,
@@ -119,15 +120,20 @@ async fn run(
     let services =
         Services { router: router.clone(), gate: Arc::clone(&gate), fetcher, file_bytes: config.limits.file_bytes };
     let models = Arc::new(Models::new(config.models.clone())?);
-    match models.describe() {
-        Some(model) => tracing::info!(model, "turns have a language model"),
-        None => tracing::info!("turns have no language model"),
-    }
+    let places = || Places::usual(std::env::var("OLLAMA_HOST").ok().as_deref());
+    let dirs = Some(config.local_model_dirs.clone()).filter(|dirs| !dirs.is_empty());
+    let log = config.data_dir.join("local-model.log");
+    let local = dirs.map(|dirs| Arc::new(Finder::new(dirs, log, places())));
+    let model = match (models.describe(), &local) {
+        (None, Some(local)) => local.describe().await,
+        (model, _) => model,
+    };
+    tracing::info!(model, "the model of turns");
     let (journal, writer) = Journal::start(store.clone());
     let turns = Turns::new(router.clone(), journal, Connector::new(reach)?);
     turns.finish_earlier().await.map_err(ServeError::Earlier)?;
     router.tasks().spawn(turns.clone().sweep(config.turn_event_retention));
-    let turns = TurnService { services, turns, models, limits: config.limits.turn.clone() };
+    let turns = TurnService { services, turns, models, local: local.clone(), limits: config.limits.turn.clone() };
     let door = door::Door { keys, gate: Arc::clone(&gate), limits: config.limits.tenant.clone() };
     let (app, health) = routes::build(turns, door, config.limits.message_bytes).await?;
     let acceptor = config.tls.as_ref().map(tls::acceptor).transpose()?;
@@ -147,7 +153,7 @@ async fn run(
     let connections = connections::start(listener, acceptor, app);
     tracing::info!(%address, tls, "serving");
     // Nobody need want to know.
-    let _ = bound.send(Bound { address, admin: admin.as_ref().map(|it| it.address), tls });
+    let _ = bound.send(Bound { address, admin: admin.as_ref().map(|it| it.address), tls, model });
 
     tokio::select! {
         () = shutdown.drain.cancelled() => tracing::info!("draining"),
@@ -173,6 +179,9 @@ async fn run(
     connections.close(if shutdown.abort.is_cancelled() { Duration::ZERO } else { CLOSE }).await;
     if let Some(admin) = admin {
         admin.stop().await;
+    }
+    if let Some(local) = local {
+        local.stop().await;
     }
     // It ends with the last of the turns, which the router waited for; but a connection that is cut off may hold on to it.
     let _ = tokio::time::timeout(CLOSE, writer).await;

@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use kernelbox_proto::{
     Error,
-    v1::{File, ListFilesRequest, ListVariablesRequest, StatFileRequest},
+    v1::{DownloadRequest, File, ListFilesRequest, ListVariablesRequest, StatFileRequest, download_response::Part},
 };
 
 use super::prompt;
@@ -15,22 +15,53 @@ use crate::{
 /// Files that a note names, at most.
 const FILES: i32 = 60;
 
-/// A note on the attached files. One that is not there is an error.
+/// Files whose first lines are told, at most.
+const HEADS: usize = 8;
+/// Bytes of a text file's beginning that are looked at.
+const HEAD: i64 = 1024;
+
+/// A note on the attached files, with the first lines of those that are text. One that is not there is an error.
 pub(super) async fn attachments(
     router: &SessionRouter,
     slot: &Arc<Slot>,
     paths: &[String],
 ) -> Result<Option<String>, Error> {
     let mut files: Vec<File> = Vec::with_capacity(paths.len());
+    let mut heads = Vec::new();
     for path in paths {
         let request = StatFileRequest { session: slot.id.name(), path: path.clone(), ..Default::default() };
         let send = |mut client: SandboxClient| {
             let request = request.clone();
             async move { client.stat_file(request).await }
         };
-        files.push(router.call(slot, send).await?.0);
+        let file = router.call(slot, send).await?.0;
+        if heads.len() < HEADS && is_text(&file) {
+            heads.push((file.path.clone(), head(router, slot, &file.path).await?));
+        }
+        files.push(file);
     }
-    Ok(prompt::attachments(&files))
+    Ok(prompt::attachments(&files, &heads))
+}
+
+fn is_text(file: &File) -> bool {
+    file.size > 0 && (file.media_type.starts_with("text/") || file.media_type == "application/json")
+}
+
+async fn head(router: &SessionRouter, slot: &Arc<Slot>, path: &str) -> Result<Vec<u8>, Error> {
+    let request =
+        DownloadRequest { session: slot.id.name(), path: path.to_owned(), length: HEAD, ..Default::default() };
+    let send = |mut client: SandboxClient| {
+        let request = request.clone();
+        async move { client.download(request).await }
+    };
+    let (mut parts, _) = router.call(slot, send).await?;
+    let mut bytes = Vec::new();
+    while let Some(part) = parts.message().await.map_err(|status| Error::from_status(&status))? {
+        if let Some(Part::Chunk(chunk)) = part.part {
+            bytes.extend_from_slice(&chunk);
+        }
+    }
+    Ok(bytes)
 }
 
 /// Notes for a session whose kernel was restarted since the model last used it: variables are gone, these files are there.
@@ -47,7 +78,7 @@ pub(super) async fn after_restart(router: &SessionRouter, slot: &Arc<Slot>) -> R
 
 /// A note on the kernel's variables, for a model that is not told any more how they came about.
 pub(super) async fn variables(router: &SessionRouter, slot: &Arc<Slot>) -> Result<Option<String>, Error> {
-    let request = ListVariablesRequest { parent: format!("{}/contexts/python3", slot.id.name()), ..Default::default() };
+    let request = ListVariablesRequest { parent: format!("{}/contexts/python3", slot.id.name()) };
     let send = |mut client: SandboxClient| {
         let request = request.clone();
         async move { client.list_variables(request).await }

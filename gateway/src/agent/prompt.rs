@@ -5,7 +5,7 @@
 use kernelbox_proto::v1::{File, FileType, ListVariablesResponse, Session, Variable};
 use serde_json::json;
 
-use super::text::{one_line, size};
+use super::text::{end_cut, one_line, size};
 use crate::model::ToolSpec;
 
 /// The name of the built-in tool.
@@ -32,6 +32,9 @@ what the output shows. Do not repeat the code. Do not write links or images into
 const MAX_FILES: usize = 50;
 const MAX_VARIABLES: usize = 50;
 const MAX_COLUMNS: usize = 12;
+/// Lines of a file that are shown, and the bytes of one.
+const HEAD_LINES: usize = 3;
+const HEAD_LINE: usize = 300;
 /// A name or path, in bytes.
 const MAX_NAME: usize = 200;
 
@@ -59,9 +62,18 @@ pub(crate) fn python() -> ToolSpec {
     }
 }
 
-/// Names the files that a message is about.
-pub(crate) fn attachments(files: &[File]) -> Option<String> {
-    (!files.is_empty()).then(|| format!("[Files of this message, in the working directory: {}]", listed(files)))
+/// Names the files that a message is about, and shows how some of them begin: who knows the columns need not guess them.
+pub(crate) fn attachments(files: &[File], heads: &[(String, Vec<u8>)]) -> Option<String> {
+    let named = || format!("[Files of this message, in the working directory: {}]", listed(files));
+    (!files.is_empty()).then(|| heads.iter().map(|(path, bytes)| begins(path, bytes)).fold(named(), |a, b| a + &b))
+}
+
+/// The first lines of a file. The last of them may be cut off, so it is left out where there are others.
+fn begins(path: &str, bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes);
+    let mut lines: Vec<_> = text.lines().take(HEAD_LINES + 1).map(|line| end_cut(line, HEAD_LINE)).collect();
+    lines.truncate(HEAD_LINES.min(lines.len().saturating_sub(1).max(1)));
+    format!("\n[{} begins with these lines:\n{}\n]", name(path), lines.join("\n"))
 }
 
 /// Names the files of the session, when the model may not know them any more.
@@ -163,9 +175,16 @@ mod tests {
 
     #[test]
     fn files_are_named_with_their_sizes() {
-        assert_eq!(attachments(&[]), None);
-        let note = attachments(&[a_file("iris.csv", 3716), a_file("a\nb].csv", 1)]).unwrap();
+        assert_eq!(attachments(&[], &[]), None);
+        let note = attachments(&[a_file("iris.csv", 3716), a_file("a\nb].csv", 1)], &[]).unwrap();
         assert_eq!(note, "[Files of this message, in the working directory: iris.csv (3.7 KiB), a?b?.csv (1 bytes)]");
+        let head = |text: &str| attachments(&[a_file("a.csv", 9)], &[("a.csv".into(), text.into())]).unwrap();
+        let shown =
+            "[Files of this message, in the working directory: a.csv (9 bytes)]\n[a.csv begins with these lines:\n";
+        assert_eq!(head("x,y\n1,2\n3,4\n5,6\n7"), format!("{shown}x,y\n1,2\n3,4\n]"));
+        assert_eq!(head("x,y\n1,"), format!("{shown}x,y\n]"), "what may be cut off is not shown");
+        assert_eq!(head("x,y"), format!("{shown}x,y\n]"));
+        assert!(head(&"x".repeat(5000)).len() < 500);
         let many: Vec<_> = (0..60).map(|n| a_file(&format!("{n}.csv"), 1)).collect();
         assert!(workspace(&many).unwrap().ends_with("49.csv (1 bytes), and 10 more]"));
         assert_eq!(workspace(&[a_file(".kernelbox/output/e1.txt", 1)]), None);

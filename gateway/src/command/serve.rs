@@ -38,6 +38,7 @@ pub(crate) async fn up(args: UpArgs) -> Result<Exit> {
     };
     let mut config = args.common.config(&data_dir, python)?;
     config.admin_listen = None;
+    config.local_model_dirs = local_model_dirs(&data_dir)?;
     config.process.uv = uv;
     run(config, &claimed, true).await
 }
@@ -52,6 +53,11 @@ pub(crate) async fn serve(args: ServeArgs) -> Result<Exit> {
     let data_dir = server_file::data_dir(args.common.data_dir.as_deref())?;
     let claimed = Claimed::new(&data_dir)?;
     run(args.config(&data_dir, python)?, &claimed, false).await
+}
+
+/// This server's own data directory, and the usual one: `deploy/local-model/get` installs there.
+fn local_model_dirs(data_dir: &Path) -> Result<Vec<PathBuf>> {
+    Ok(vec![data_dir.to_owned(), server_file::data_dir(None)?])
 }
 
 /// Serves until a signal, or until nothing has been asked for a while.
@@ -70,6 +76,12 @@ async fn run(config: ServeConfig, claimed: &Claimed, greet: bool) -> Result<Exit
     if greet {
         say(&format!("ready at {}; the key is in {}", bound.endpoint(), key.display()));
         say("code is not confined: it runs as you, with your files and your network");
+        match &bound.model {
+            Some(model) => say(&format!("questions are answered by {model}")),
+            None => say(
+                "questions need a language model: set OPENAI_API_KEY or ANTHROPIC_API_KEY, or run deploy/local-model/get",
+            ),
+        }
         if listen.port() != 0 {
             say("try: kernelbox exec 'print(1)'   (Ctrl-C here ends the server)");
         }
@@ -138,6 +150,7 @@ impl Embedded {
         let mut config = ServeConfig::new(data.path(), python).on_free_ports();
         config.process.uv = uv;
         config.drain_timeout = Duration::from_secs(1);
+        config.local_model_dirs = local_model_dirs(&shared)?;
         config.models = ModelArgs::of_environment()?.config()?;
         let shutdown = Shutdown::default();
         let (tell, told) = oneshot::channel();

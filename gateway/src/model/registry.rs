@@ -49,9 +49,21 @@ impl Models {
         endpoint.model = model.map(str::to_owned);
         endpoint.base()?;
         let mut found = self.found();
+        let is_known = |known: &Endpoint| known.url == endpoint.url && known.model == endpoint.model;
+        if found.local.as_ref().is_some_and(is_known) {
+            return Ok(());
+        }
         found.local = Some(endpoint);
         found.models.retain(|(provider, _), _| *provider != Provider::Local);
         Ok(())
+    }
+
+    /// Whether this name means the server of this machine, which may have come, gone or moved since.
+    pub fn means_local(&self, name: &str) -> bool {
+        let found = self.found();
+        let default = self.default(&found).map(|choice| choice.provider);
+        let meant = split(name).0.or(default).unwrap_or(Provider::Local);
+        meant == Provider::Local && !self.config.endpoints.iter().any(|it| it.provider == Provider::Local)
     }
 
     /// The model of this name: `PROVIDER:MODEL`, `PROVIDER:`, `MODEL` of the default provider, or the default one for an empty name.

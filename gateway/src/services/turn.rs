@@ -7,8 +7,8 @@ use futures::StreamExt as _;
 use kernelbox_proto::{
     Error, SessionId, TurnName,
     v1::{
-        CancelTurnRequest, GetTurnRequest, ListTurnsRequest, ListTurnsResponse, ResumeTurnRequest, StartTurnRequest,
-        SubmitToolResultRequest, SubmitToolResultResponse, Turn, TurnEvent,
+        CancelTurnRequest, ErrorCode, GetTurnRequest, ListTurnsRequest, ListTurnsResponse, ResumeTurnRequest,
+        StartTurnRequest, SubmitToolResultRequest, SubmitToolResultResponse, Turn, TurnEvent,
         turn_service_server::TurnService as Service,
     },
 };
@@ -17,7 +17,8 @@ use tonic::{Request, Response, Status};
 use super::{Caller, Events, Services, page_size};
 use crate::{
     limits::{TurnLimits, Work},
-    model::Models,
+    local_model::Finder,
+    model::{ChatModel, Models},
     turns::{Start, ToolAnswer, Turns, not_waiting},
 };
 
@@ -26,6 +27,7 @@ pub(crate) struct TurnService {
     pub services: Services,
     pub turns: Turns,
     pub models: Arc<Models>,
+    pub local: Option<Arc<Finder>>,
     pub limits: TurnLimits,
 }
 
@@ -44,7 +46,7 @@ impl TurnService {
         let (slot, permit) = self.services.enter(caller, &name.session, Work::Turn).await?;
         let settings = slot.record();
         let asked = if asked.is_empty() { settings.secret_settings().model.clone() } else { asked };
-        let model = self.models.get(&asked)?;
+        let model = self.model(&asked).await?;
         self.turns.start(Start { name: name.clone(), digest, slot, model, task, permit }).await?;
         let guard = cancel.then(|| CancelOnDrop { turns: self.turns.clone(), name: name.clone() });
         let caller = caller.clone();
@@ -53,6 +55,17 @@ impl TurnService {
             event.map_err(|error| caller.status(error))
         });
         Ok(events.boxed())
+    }
+
+    async fn model(&self, name: &str) -> Result<Arc<dyn ChatModel>, Error> {
+        if let Some(local) = &self.local
+            && self.models.means_local(name)
+            && let Some(server) = local.find().await?
+        {
+            let added = self.models.add_local(&server.base_url, Some(&server.model));
+            added.map_err(|error| Error::new(ErrorCode::ModelUnavailable, error.to_string()))?;
+        }
+        self.models.get(name)
     }
 
     /// The turn's name, if the caller has its session.

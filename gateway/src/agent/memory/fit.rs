@@ -198,7 +198,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_turn_cut_off_anywhere_is_mended(cut in 0_usize..=6) {
-            let whole = vec![
+            let whole = [
                 user("q"), said("", &["a", "b"]), results(&["a", "b"], "r"), said("hm", &["c"]), results(&["c"], "r"), said("done", &[]),
             ];
             let mut turn = turn(1, whole[..cut].to_vec());

@@ -139,9 +139,16 @@ impl Tail {
         let tail = self.clone();
         tokio::spawn(async move {
             let mut lines = FramedRead::new(stderr, LinesCodec::new_with_max_length(16 << 10));
-            while let Some(line) = lines.next().await {
-                // A line that is too long or not UTF-8 is left out.
-                let Ok(line) = line else { continue };
+            loop {
+                let line = match lines.next().await {
+                    Some(Ok(line)) => line,
+                    // A line that is too long or not UTF-8 is left out. The stream says once that it is over, and goes on.
+                    Some(Err(_)) => {
+                        lines.next().await;
+                        continue;
+                    }
+                    None => break,
+                };
                 tracing::info!(target: "kernelbox_sandbox", of, "{line}");
                 let mut kept = tail.0.lock().unwrap_or_else(PoisonError::into_inner);
                 kept.push_back(line);
@@ -195,7 +202,8 @@ mod tests {
     #[tokio::test]
     async fn a_child_ends_with_its_pipe_and_not_before_and_its_last_words_are_kept() {
         let mut command = command(Path::new("/bin/sh"));
-        command.args(["-c", "echo one >&2; read x; echo two >&2; exit 7"]);
+        let odd = r"printf '\377\n' >&2; head -c 100000 /dev/zero | tr '\0' x >&2; echo >&2";
+        command.args(["-c", &format!("{odd}; echo one >&2; read x; echo two >&2; exit 7")]);
         let (mut child, tail) = spawn(command, "test".into()).await.unwrap();
         assert!(tokio::time::timeout(Duration::from_millis(200), child.wait()).await.is_err(), "ended by itself");
         drop(child.stdin.take());
