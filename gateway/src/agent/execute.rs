@@ -10,11 +10,7 @@ use kernelbox_proto::{
     },
 };
 
-use super::{
-    Agent, Halt, arguments, budget,
-    repetition::{Advice, WARNING},
-    shown::Shown,
-};
+use super::{Agent, Halt, arguments, budget, repetition::Advice, shown::Shown};
 use crate::{
     executions::{Follow, Start},
     model::{CallResult, Part, ToolCall},
@@ -75,12 +71,12 @@ impl Agent {
     pub(super) async fn run_python(&mut self, call: &ToolCall) -> Result<CallResult, Halt> {
         let code = match arguments::code(&call.arguments) {
             Ok(code) => code,
-            Err(words) => return Ok(self.note_failure(call, &call.arguments, "arguments", vec![Part::Text(words)])),
+            Err(words) => return Ok(self.result(call, &call.arguments, Some("arguments"), vec![Part::Text(words)])),
         };
         if code.len() > CODE_BYTES {
             let words =
                 format!("The code has {} bytes; at most {CODE_BYTES} are run. Put data into files.", code.len());
-            return Ok(self.note_failure(call, &code, "too long", vec![Part::Text(words)]));
+            return Ok(self.result(call, &code, Some("too long"), vec![Part::Text(words)]));
         }
         let execution = uuid::Uuid::now_v7().to_string().parse()?;
         let name = ExecutionName { session: self.slot.id.clone(), execution };
@@ -101,13 +97,7 @@ impl Agent {
             outcome.parts.push(Part::Text(lost.message));
             outcome.error = Some("sandbox lost".to_owned());
         }
-        match outcome.error {
-            Some(error) => Ok(self.note_failure(call, &code, &error, outcome.parts)),
-            None => {
-                self.repetition.worked();
-                Ok(CallResult { call: call.id.clone(), parts: outcome.parts, failed: false })
-            }
-        }
+        Ok(self.result(call, &code, outcome.error.as_deref(), outcome.parts))
     }
 
     async fn follow(&mut self, name: ExecutionName, request: ExecuteRequest) -> Result<(Shown, Option<Error>), Halt> {
@@ -147,17 +137,20 @@ impl Agent {
         shown.take(kind);
     }
 
-    /// A result that says what failed, and that it keeps failing if it does.
-    fn note_failure(&mut self, call: &ToolCall, code: &str, error: &str, mut parts: Vec<Part>) -> CallResult {
-        match self.repetition.failed(code, error) {
+    /// A call's result, which says so if the same comes again and again.
+    fn result(&mut self, call: &ToolCall, code: &str, error: Option<&str>, mut parts: Vec<Part>) -> CallResult {
+        match self.repetition.ran(code, error) {
             Advice::Go => {}
-            Advice::Warn => parts.push(Part::Text(WARNING.to_owned())),
+            Advice::Warn(words) => parts.push(Part::Text(words.to_owned())),
             Advice::Stop => {
-                let message = format!("the same code failed three times in a row ({error})");
+                let message = match error {
+                    Some(error) => format!("the same code failed again and again ({error})"),
+                    None => "the same code ran again and again".to_owned(),
+                };
                 self.repeated = Some(budget::limit("repetition", message));
             }
         }
-        CallResult { call: call.id.clone(), parts, failed: true }
+        CallResult { call: call.id.clone(), parts, failed: error.is_some() }
     }
 }
 

@@ -1,45 +1,47 @@
-//! Notices that the same code fails in the same way again and again: small models do not stop by themselves. Pure.
+//! Notices that the same code runs to the same end again and again: small models do not stop by themselves. Pure.
 
-/// What is to be done after a failure.
+/// What is to be done after code has run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Advice {
-    /// Nothing: it is the first of its kind.
+    /// Nothing.
     Go,
-    /// Tell the model, with [`WARNING`].
-    Warn,
+    /// Tell the model this.
+    Warn(&'static str),
     /// Stop the turn.
     Stop,
 }
 
 /// For the model, after the second failure.
-pub(crate) const WARNING: &str = "The same code has failed twice with the same error. Do not run it again: change it, or tell the user what is wrong.";
+const FAILED: &str = "The same code has failed twice with the same error. Do not run it again: change it, or tell the user what is wrong.";
+/// For the model, when it runs again what has worked.
+const WORKED: &str = "The same code has run before, and its output is above. Do not run it again: answer the user now.";
+/// The same failure so often in a row stops the turn.
+const FAILURES: u32 = 3;
+/// The same success so often, too; there are reasons to look at something twice.
+const SUCCESSES: u32 = 5;
 
-/// The failures of a turn, as far as they repeat.
+/// What ran last in a turn, and how often in a row.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Repetition {
-    last: Option<(String, String)>,
+    last: Option<(String, Option<String>)>,
     count: u32,
 }
 
 impl Repetition {
-    /// Code has failed, with an error of this name (`ZeroDivisionError`, or a word for how it ended).
-    pub(crate) fn failed(&mut self, code: &str, error: &str) -> Advice {
-        let this = (normal(code), error.to_owned());
+    /// Code has run; `error` names how it failed (`ZeroDivisionError`, or a word for how it ended).
+    pub(crate) fn ran(&mut self, code: &str, error: Option<&str>) -> Advice {
+        let this = (normal(code), error.map(str::to_owned));
         if self.last.as_ref() != Some(&this) {
             self.last = Some(this);
             self.count = 0;
         }
         self.count += 1;
+        let (most, warning) = if error.is_some() { (FAILURES, FAILED) } else { (SUCCESSES, WORKED) };
         match self.count {
             0 | 1 => Advice::Go,
-            2 => Advice::Warn,
+            count if count < most => Advice::Warn(warning),
             _ => Advice::Stop,
         }
-    }
-
-    /// Code has run to its end.
-    pub(crate) fn worked(&mut self) {
-        *self = Self::default();
     }
 }
 
@@ -53,25 +55,38 @@ fn normal(code: &str) -> String {
 mod tests {
     use super::*;
 
+    const ZERO: Option<&str> = Some("ZeroDivisionError");
+
     #[test]
     fn the_same_failure_three_times_in_a_row_stops_the_turn() {
         let mut repetition = Repetition::default();
-        assert_eq!(repetition.failed("1/0", "ZeroDivisionError"), Advice::Go);
-        assert_eq!(repetition.failed("# again\n\n1/0  \r\n", "ZeroDivisionError"), Advice::Warn);
-        assert_eq!(repetition.failed("1/0\n", "ZeroDivisionError"), Advice::Stop);
-        assert_eq!(repetition.failed("1/0\n", "ZeroDivisionError"), Advice::Stop);
+        assert_eq!(repetition.ran("1/0", ZERO), Advice::Go);
+        assert_eq!(repetition.ran("# again\n\n1/0  \r\n", ZERO), Advice::Warn(FAILED));
+        assert_eq!(repetition.ran("1/0\n", ZERO), Advice::Stop);
+        assert_eq!(repetition.ran("1/0\n", ZERO), Advice::Stop);
+    }
+
+    #[test]
+    fn the_same_success_is_remarked_on_and_stops_it_late() {
+        let mut repetition = Repetition::default();
+        assert_eq!(repetition.ran("plot()", None), Advice::Go);
+        for _ in 2..SUCCESSES {
+            assert_eq!(repetition.ran("plot()", None), Advice::Warn(WORKED));
+        }
+        assert_eq!(repetition.ran("plot()", None), Advice::Stop);
     }
 
     #[test]
     fn other_code_another_error_and_success_begin_anew() {
+        let (missing, denied) = (Some("FileNotFoundError"), Some("PermissionError"));
         let mut repetition = Repetition::default();
-        repetition.failed("open('a')", "FileNotFoundError");
-        assert_eq!(repetition.failed("open('a')", "PermissionError"), Advice::Go);
-        assert_eq!(repetition.failed("open('b')", "PermissionError"), Advice::Go);
-        assert_eq!(repetition.failed("open('b')", "PermissionError"), Advice::Warn);
-        repetition.worked();
-        assert_eq!(repetition.failed("open('b')", "PermissionError"), Advice::Go);
+        repetition.ran("open('a')", missing);
+        assert_eq!(repetition.ran("open('a')", denied), Advice::Go);
+        assert_eq!(repetition.ran("open('b')", denied), Advice::Go);
+        assert_eq!(repetition.ran("open('b')", denied), Advice::Warn(FAILED));
+        assert_eq!(repetition.ran("open('b')", None), Advice::Go);
+        assert_eq!(repetition.ran("open('b')", denied), Advice::Go);
         // Indentation is part of the code.
-        assert_eq!(repetition.failed(" open('b')", "PermissionError"), Advice::Go);
+        assert_eq!(repetition.ran(" open('b')", denied), Advice::Go);
     }
 }

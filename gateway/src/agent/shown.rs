@@ -155,7 +155,7 @@ impl Shown {
             let words = picture.words();
             self.screen.block(&match self.album.add(picture) {
                 Some(number) => format!("[image {number}, below: {words}; the user sees it too]"),
-                None => format!("[image: {words}; the user sees it]"),
+                None => format!("[image: {words}; the user sees it, so do not draw it again]"),
             });
         }
         if !seen.text.is_empty() {
@@ -178,7 +178,11 @@ impl Shown {
     }
 
     fn fail(&mut self, error: &CodeError) {
-        self.error = Some((one_line(&error.name, MAX_NOTE), traceback::trimmed(error, self.limit / 2)));
+        let mut text = traceback::trimmed(error, self.limit / 2);
+        if let Some(import) = notes::missing_import(error) {
+            text.push_str(&format!("\n[put this line first: {import}]"));
+        }
+        self.error = Some((one_line(&error.name, MAX_NOTE), text));
     }
 
     fn file(&mut self, artifact: &Artifact) {

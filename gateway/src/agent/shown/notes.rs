@@ -1,8 +1,31 @@
 //! What is told beside the output: packages, files, output that was left out. Pure.
-use kernelbox_proto::v1::{Artifact, ArtifactChange, OutputLimit, OutputTruncated, PackageInstalled};
+use kernelbox_proto::v1::{Artifact, ArtifactChange, CodeError, OutputLimit, OutputTruncated, PackageInstalled};
 
 use super::{MAX_NOTE, escapes::plain};
 use crate::agent::text::{middle_cut, one_line, size};
+
+/// Names that everybody gives these modules. Small models use them without an import, and go round in circles over the error.
+const USUAL_IMPORTS: [(&str, &str); 12] = [
+    ("np", "import numpy as np"),
+    ("pd", "import pandas as pd"),
+    ("plt", "import matplotlib.pyplot as plt"),
+    ("sns", "import seaborn as sns"),
+    ("math", "import math"),
+    ("random", "import random"),
+    ("json", "import json"),
+    ("os", "import os"),
+    ("re", "import re"),
+    ("time", "import time"),
+    ("datetime", "import datetime"),
+    ("requests", "import requests"),
+];
+
+/// The import that would have spared this error.
+pub(super) fn missing_import(error: &CodeError) -> Option<&'static str> {
+    let name = error.value.strip_prefix("name '")?.split('\'').next()?;
+    let known = USUAL_IMPORTS.iter().find(|(known, _)| *known == name).filter(|_| error.name == "NameError");
+    known.map(|(_, import)| *import)
+}
 
 /// What became of a package.
 pub(super) fn installed(package: &PackageInstalled) -> String {

@@ -236,3 +236,14 @@ proptest! {
         prop_assert_eq!(outcome.failed, outcome.error.is_some());
     }
 }
+
+#[test]
+fn a_forgotten_import_is_named() {
+    let shown = |value: &str| {
+        let mut shown = Shown::new(4000, false);
+        shown.take(&Kind::Error(CodeError { name: "NameError".into(), value: value.into(), traceback: Vec::new() }));
+        text(&shown.finish()).to_owned()
+    };
+    assert!(shown("name 'plt' is not defined").contains("[put this line first: import matplotlib.pyplot as plt]"));
+    assert!(!shown("name 'answer' is not defined").contains("put this line first"));
+}
