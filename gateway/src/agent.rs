@@ -83,8 +83,10 @@ pub(crate) struct Agent {
     budget: Budget,
     tools: Arc<Tools>,
     repetition: Repetition,
-    /// The same code failed too often.
+    /// The same code ran too often.
     repeated: Option<LimitReached>,
+    /// What was asked for is there already: the next answer is one in words.
+    must_answer: bool,
     work: execute::Work,
     /// The model has answered with nothing.
     was_empty: bool,
@@ -106,6 +108,7 @@ impl Agent {
             tools: Arc::default(),
             repetition: Repetition::default(),
             repeated: None,
+            must_answer: false,
             work: execute::Work::default(),
             was_empty: false,
             router,

@@ -198,3 +198,16 @@ async fn odd_calls_are_understood_or_explained() {
     assert!(first.contains("one") && second.contains("two"), "{results:?}");
     faulty.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_that_runs_the_same_code_again_is_asked_for_words() {
+    let mut faulty = Faulty::start().await;
+    faulty.model.script(|seen| match seen.tools().is_empty() {
+        true => Reply::text("It is 7."),
+        false => Reply::python("print(7)"),
+    });
+    let session = faulty.session.clone();
+    let turned = faulty.client.turn(&session, "go").await;
+    assert_eq!((turned.answer(), turned.completed().code_log.len(), turned.limit()), ("It is 7.", 2, None));
+    faulty.stop().await;
+}

@@ -39,11 +39,17 @@ impl Agent {
         let mut has_shrunk = false;
         let mut attempt = 1;
         loop {
-            let prompt = self.memory.prompt(self.model.as_ref(), &self.running.recorder).await?;
+            let mut prompt = self.memory.prompt(self.model.as_ref(), &self.running.recorder).await?;
+            if self.must_answer {
+                prompt.tools.clear();
+            }
             let message = uuid::Uuid::now_v7().simple().to_string();
             let mut telling = Telling::new(&self.running.recorder, message);
             let error = match self.ask_once(&prompt, &mut telling).await? {
-                Ok(answer) => return self.read_calls(answer, &telling).await,
+                Ok(answer) => {
+                    self.must_answer = false;
+                    return self.read_calls(answer, &telling).await;
+                }
                 Err(error) => error,
             };
             tracing::info!(kind = ?error.kind, attempt, "a model call failed: {error}");

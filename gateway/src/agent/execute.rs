@@ -141,7 +141,10 @@ impl Agent {
     fn result(&mut self, call: &ToolCall, code: &str, error: Option<&str>, mut parts: Vec<Part>) -> CallResult {
         match self.repetition.ran(code, error) {
             Advice::Go => {}
-            Advice::Warn(words) => parts.push(Part::Text(words.to_owned())),
+            Advice::Warn(words) => {
+                parts.push(Part::Text(words.to_owned()));
+                self.must_answer = error.is_none();
+            }
             Advice::Stop => {
                 let message = match error {
                     Some(error) => format!("the same code failed again and again ({error})"),
