@@ -16,6 +16,7 @@ use std::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 use axum::{
@@ -37,6 +38,7 @@ use tokio::{
     task::{AbortHandle, JoinSet},
 };
 
+use body::Open;
 pub use reply::{Reply, StopReason};
 pub use seen::{Seen, Wire};
 
@@ -58,8 +60,7 @@ struct Shared {
     pages_seen: Mutex<Vec<String>>,
     /// Requests are kept.
     keep: AtomicBool,
-    /// Answers that are not over yet.
-    open: Arc<AtomicUsize>,
+    open: Arc<Open>,
     calls: AtomicUsize,
 }
 
@@ -142,7 +143,12 @@ impl ModelServer {
 
     /// Answers that are neither over nor given up by their client.
     pub fn open_answers(&self) -> usize {
-        self.shared.open.load(Ordering::SeqCst)
+        self.shared.open.answers()
+    }
+
+    /// From the moment that a request was read until its streamed answer was sent, all of them together.
+    pub fn answering_time(&self) -> Duration {
+        self.shared.open.time()
     }
 
     /// Keeps no requests from now on: for benchmarks.
@@ -223,6 +229,7 @@ async fn handle(
         let (status, json) = page.unwrap_or_else(|| (404, serde_json::json!({"error": {"message": "no such page"}})));
         return body::json(status, &[], &json);
     };
+    let since = Instant::now();
     let seen = Seen::new(wire, &uri, headers, &body);
     if shared.keep.load(Ordering::Relaxed) {
         lock(&shared.seen).push(seen.clone());
@@ -234,7 +241,7 @@ async fn handle(
         (None, None) => Reply::error(400, "invalid_request_error", "nothing is scripted for this request"),
     };
     let mut next_id = || shared.calls.fetch_add(1, Ordering::Relaxed);
-    match reply.respond(&seen, &mut next_id, Arc::clone(&shared.open)) {
+    match reply.respond(&seen, &mut next_id, shared.open.begin(since)) {
         Some(response) => response,
         None if reply.is_silent() => std::future::pending().await,
         None => {

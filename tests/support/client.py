@@ -11,11 +11,13 @@ from kernelbox.v1 import (
     file_pb2_grpc,
     session_pb2,
     session_pb2_grpc,
+    turn_pb2,
+    turn_pb2_grpc,
 )
 
 from support.server import Server
 
-__all__ = ["Client", "code_pb2", "execution_pb2", "file_pb2", "session_pb2"]
+__all__ = ["Client", "code_pb2", "execution_pb2", "file_pb2", "session_pb2", "turn_pb2"]
 
 CHUNK = 256 * 1024
 
@@ -27,6 +29,7 @@ class Client:
         self.sessions = session_pb2_grpc.SessionServiceStub(self.channel)
         self.code = code_pb2_grpc.CodeServiceStub(self.channel)
         self.files = file_pb2_grpc.FileServiceStub(self.channel)
+        self.turns = turn_pb2_grpc.TurnServiceStub(self.channel)
 
     def close(self) -> None:
         self.channel.close()
@@ -42,6 +45,11 @@ class Client:
         """The events of an execution, as they come."""
         request = code_pb2.ExecuteRequest(session=session, code=code, request_id=str(uuid.uuid4()), **fields)
         return self.code.Execute(request, metadata=self.metadata, timeout=timeout)
+
+    def start_turn(self, session: str, message: str, timeout: float = 120, **fields):
+        """The events of a turn, as they come."""
+        request = turn_pb2.StartTurnRequest(session=session, message=message, request_id=str(uuid.uuid4()), **fields)
+        return self.turns.StartTurn(request, metadata=self.metadata, timeout=timeout)
 
     def send_input(self, execution: str, question: str, value: str) -> None:
         request = code_pb2.SendInputRequest(name=execution, input=question, value=value)

@@ -1,16 +1,26 @@
-//! A model for benchmarks: without latency, it runs `print(17*23)` and then says 391, to whoever asks in either wire format.
+//! A model for benchmarks: without latency, it answers whoever asks in either wire format.
 //!
-//! Prints its address. Argument: the port; 0, the default, takes any that is free.
+//! Asked with a tool for 17*23, it runs `print(17*23)` with it and then says 391. Anything else it answers at once, in words.
+//! Prints its address; then, for each line that it reads, how long it has been answering so far, in nanoseconds; ends with its input.
+//! Argument: the port; 0, the default, takes any that is free.
+use std::io::{self, BufRead as _, Write as _};
+
 use kernelbox_tests::model_server::{ModelServer, Reply, Seen};
 use serde_json::json;
 
+const WORDS: &str = "Sunlight meets drops of rain and is bent, mirrored inside them, and bent again, each colour at an angle of its own.";
+
 fn answer(seen: &Seen) -> Reply {
-    if seen.results().is_empty()
-        && let Some(tool) = tool(seen)
-    {
-        return Reply::call(&tool, json!({"code": "print(17*23)"}));
+    let last = seen.messages().last();
+    if last.is_some_and(|it| it["role"] == "tool" || it["role"] == "function") {
+        return Reply::text("391");
     }
-    Reply::text("391")
+    match tool(seen) {
+        Some(tool) if seen.last_text().contains("17*23") => Reply::call(&tool, json!({"code": "print(17*23)"})),
+        // A client that asks the model which files some code changes.
+        None if seen.last_text().contains("\"modifications\"") => Reply::text(r#"{"modifications": []}"#),
+        _ => Reply::text(WORDS),
+    }
 }
 
 /// The one called python, else the first.
@@ -25,6 +35,15 @@ async fn main() -> anyhow::Result<()> {
     let server = ModelServer::listen(port).await;
     server.script(answer);
     server.forget();
-    println!("{}", server.url());
-    std::future::pending().await
+    let mut out = io::stdout();
+    writeln!(out, "{}", server.url())?;
+    // Blocks a thread of the runtime's, which has nothing else to do than to serve.
+    tokio::task::spawn_blocking(move || {
+        for line in io::stdin().lock().lines() {
+            line?;
+            writeln!(out, "{}", server.answering_time().as_nanos())?;
+        }
+        Ok(())
+    })
+    .await?
 }

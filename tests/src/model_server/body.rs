@@ -3,8 +3,9 @@ use std::{
     io,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 use axum::{
@@ -23,19 +24,39 @@ pub(super) struct Delivery {
     pub end_after: Option<usize>,
 }
 
-/// Counts an answer as open for as long as its body is there.
-struct Open(Arc<AtomicUsize>);
+/// Answers that are not over yet, and what all took that are.
+#[derive(Debug, Default)]
+pub(super) struct Open {
+    answers: AtomicUsize,
+    nanoseconds: AtomicU64,
+}
+
+/// An answer that is open for as long as its body is there.
+pub(super) struct Answering {
+    open: Arc<Open>,
+    since: Instant,
+}
 
 impl Open {
-    fn new(count: Arc<AtomicUsize>) -> Self {
-        count.fetch_add(1, Ordering::SeqCst);
-        Self(count)
+    pub(super) fn begin(self: &Arc<Self>, since: Instant) -> Answering {
+        self.answers.fetch_add(1, Ordering::SeqCst);
+        Answering { open: Arc::clone(self), since }
+    }
+
+    pub(super) fn answers(&self) -> usize {
+        self.answers.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn time(&self) -> Duration {
+        Duration::from_nanos(self.nanoseconds.load(Ordering::SeqCst))
     }
 }
 
-impl Drop for Open {
+impl Drop for Answering {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
+        let took = u64::try_from(self.since.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.open.nanoseconds.fetch_add(took, Ordering::SeqCst);
+        self.open.answers.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -46,19 +67,18 @@ impl Delivery {
         content_type: &str,
         headers: &[(String, String)],
         pieces: Vec<Bytes>,
-        open: Arc<AtomicUsize>,
+        answering: Answering,
     ) -> Response {
         let limit = [self.stall_after, self.cut_after, self.end_after].into_iter().flatten().min();
         let pieces = cut(pieces, limit.unwrap_or(usize::MAX), self.by_the_byte);
         let (stalls, cuts) = (self.stall_after.is_some(), self.cut_after.is_some());
-        let open = Open::new(open);
         let pieces = futures::stream::iter(pieces).then(move |piece| async move {
             // Lets the piece before go out alone.
             tokio::task::yield_now().await;
             Ok::<_, io::Error>(piece)
         });
         let end = futures::stream::once(async move {
-            let _open = open;
+            let _answering = answering;
             if stalls {
                 std::future::pending::<()>().await;
             }

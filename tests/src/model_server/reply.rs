@@ -1,12 +1,10 @@
 //! What the server says, and how it fails to.
-use std::sync::{Arc, atomic::AtomicUsize};
-
 use axum::response::Response;
 use serde_json::{Value, json};
 
 use super::{
     anthropic, body,
-    body::Delivery,
+    body::{Answering, Delivery},
     openai,
     seen::{Seen, Wire},
 };
@@ -253,7 +251,7 @@ impl Reply {
         &self,
         seen: &Seen,
         next_id: &mut dyn FnMut() -> usize,
-        open: Arc<AtomicUsize>,
+        answering: Answering,
     ) -> Option<Response> {
         let anthropic = seen.wire == Wire::Anthropic;
         match &self.kind {
@@ -267,7 +265,7 @@ impl Reply {
                     return Some(body::json(200, &self.headers, &whole));
                 }
                 let events = if anthropic { anthropic::events(&answer) } else { openai::events(&answer, seen) };
-                Some(self.delivery.respond(200, "text/event-stream", &self.headers, events, open))
+                Some(self.delivery.respond(200, "text/event-stream", &self.headers, events, answering))
             }
             Kind::Error { status, kind, message } => {
                 let error = if anthropic {
@@ -278,7 +276,7 @@ impl Reply {
                 Some(body::json(*status, &self.headers, &error))
             }
             Kind::Raw { status, content_type, body } => {
-                Some(self.delivery.respond(*status, content_type, &self.headers, vec![body.clone().into()], open))
+                Some(self.delivery.respond(*status, content_type, &self.headers, vec![body.clone().into()], answering))
             }
             Kind::HangUp | Kind::Silent => None,
         }
