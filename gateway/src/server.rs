@@ -129,7 +129,7 @@ async fn run(
         (model, _) => model,
     };
     tracing::info!(model, "the model of turns");
-    let (journal, writer) = Journal::start(store.clone());
+    let (journal, mut writer) = Journal::start(store.clone());
     let turns = Turns::new(router.clone(), journal, Connector::new(reach)?);
     turns.finish_earlier().await.map_err(ServeError::Earlier)?;
     router.tasks().spawn(turns.clone().sweep(config.turn_event_retention));
@@ -184,7 +184,10 @@ async fn run(
         local.stop().await;
     }
     // It ends with the last of the turns, which the router waited for; but a connection that is cut off may hold on to it.
-    let _ = tokio::time::timeout(CLOSE, writer).await;
+    if tokio::time::timeout(CLOSE, &mut writer).await.is_err() {
+        // The store waits for the connection that it has.
+        writer.abort();
+    }
     store.close().await;
     Ok(())
 }

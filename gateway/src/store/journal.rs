@@ -5,6 +5,7 @@ use kernelbox_proto::{
     v1::{self, TurnEvent},
 };
 use prost::Message as _;
+use sqlx::{Connection as _, Sqlite, SqliteConnection, pool::PoolConnection};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{Micros, Store, StoreError};
@@ -44,13 +45,15 @@ pub(crate) enum JournalError {
 pub(crate) struct Journal(mpsc::Sender<(Entry, oneshot::Sender<Result<(), JournalError>>)>);
 
 impl Journal {
-    /// Starts the writer, which ends when nobody can write any more.
+    /// Starts the writer, which ends when nobody can write any more. It keeps a connection of the store's to itself: to take and give back
+    /// one for each commit would cost as much as the commit, and the next one had to read again what this one has in memory.
     pub(crate) fn start(store: Store) -> (Self, tokio::task::JoinHandle<()>) {
         let (sender, mut entries) = mpsc::channel(WAITING);
         let writer = tokio::spawn(async move {
             let mut group = Vec::new();
+            let mut connection = None;
             while entries.recv_many(&mut group, GROUP).await > 0 {
-                write_group(&store, std::mem::take(&mut group)).await;
+                connection = write_group(&store, connection, std::mem::take(&mut group)).await;
             }
         });
         (Self(sender), writer)
@@ -64,34 +67,45 @@ impl Journal {
     }
 }
 
-async fn write_group(store: &Store, group: Vec<(Entry, oneshot::Sender<Result<(), JournalError>>)>) {
+/// Returns the connection, if it can be used again.
+async fn write_group(
+    store: &Store,
+    connection: Option<PoolConnection<Sqlite>>,
+    group: Vec<(Entry, oneshot::Sender<Result<(), JournalError>>)>,
+) -> Option<PoolConnection<Sqlite>> {
     let written = async {
-        let mut tx = store.pool.begin_with("BEGIN IMMEDIATE").await?;
+        let mut connection = match connection {
+            Some(connection) => connection,
+            None => store.pool.acquire().await?,
+        };
+        let mut tx = connection.begin_with("BEGIN IMMEDIATE").await?;
         let mut fenced = Vec::with_capacity(group.len());
         for (entry, _) in &group {
             fenced.push(!write(&mut tx, entry).await?);
         }
         tx.commit().await?;
-        Ok::<_, StoreError>(fenced)
+        Ok::<_, StoreError>((fenced, connection))
     };
     match written.await {
-        Ok(fenced) => {
+        Ok((fenced, connection)) => {
             for ((_, reply), fenced) in group.into_iter().zip(fenced) {
                 // Who asked may have been given up.
                 let _ = reply.send(if fenced { Err(JournalError::Fenced) } else { Ok(()) });
             }
+            Some(connection)
         }
         Err(error) => {
             let error = std::sync::Arc::new(error);
             for (_, reply) in group {
                 let _ = reply.send(Err(JournalError::Store(std::sync::Arc::clone(&error))));
             }
+            None
         }
     }
 }
 
 /// False if the turn is not the writer's.
-async fn write(tx: &mut sqlx::SqliteConnection, entry: &Entry) -> Result<bool, StoreError> {
+async fn write(tx: &mut SqliteConnection, entry: &Entry) -> Result<bool, StoreError> {
     let (session, turn) = (entry.name.session.as_str(), entry.name.turn.as_str());
     let updated = sqlx::query(
         "UPDATE turns SET turn = ?, last_sequence = ?, lease = CASE WHEN ? THEN NULL ELSE lease END, \
