@@ -112,8 +112,8 @@ impl Turns {
     pub(crate) async fn start(&self, start: Start) -> Result<(), Error> {
         let Start { name, digest, slot, model, task, permit } = start;
         let new = NewTurn { name: name.clone(), digest, lease: self.0.lease.clone(), message: task.message.clone() };
-        let number = match self.0.store.begin_turn(&new).await? {
-            Begun::New(number) => number,
+        let (number, turn) = match self.0.store.begin_turn(&new).await? {
+            Begun::New(number, turn) => (number, *turn),
             Begun::Before => return Ok(()),
             Begun::RequestReused => {
                 return Err(Error::new(
@@ -129,7 +129,6 @@ impl Turns {
                 .with("turn", running.to_string()));
             }
         };
-        let turn = self.get(&name).await?;
         let recorder = Recorder::new(turn, name.clone(), self.0.lease.clone(), self.0.journal.clone());
         let running = Arc::new(Running::new(recorder));
         self.lock().insert(name.clone(), Arc::clone(&running));

@@ -24,7 +24,7 @@ pub(crate) struct NewTurn {
 #[derive(Debug)]
 pub(crate) enum Begun {
     /// Its place among the session's turns.
-    New(i64),
+    New(i64, Box<v1::Turn>),
     /// The same call began it before.
     Before,
     /// Another call had the request id.
@@ -99,7 +99,7 @@ impl Store {
         .execute(&mut *tx)
         .await?;
         tx.commit().await?;
-        Ok(Begun::New(number))
+        Ok(Begun::New(number, Box::new(turn)))
     }
 
     pub(crate) async fn turn(&self, name: &TurnName) -> Result<Option<v1::Turn>, StoreError> {
