@@ -203,7 +203,7 @@ impl Agent {
         self.running.recorder.set_step(step).await;
         let Answer { message, usage, stop } = self.ask_model().await?;
         self.budget.spend(usage);
-        self.running.recorder.spend(usage).await?;
+        self.running.recorder.spend(usage).await;
         let is_empty = message.calls.is_empty() && message.text.trim().is_empty();
         if is_empty && stop == Stop::Filtered {
             return Err(Error::new(ErrorCode::ModelFailed, "the provider's content filter stopped the answer").into());

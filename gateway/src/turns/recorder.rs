@@ -34,10 +34,11 @@ pub(crate) struct Recorder {
 struct State {
     turn: v1::Turn,
     step: i32,
-    /// Pieces of text that are not written yet.
-    pieces: Vec<TurnEvent>,
+    /// Pieces of text, and what need not be told before the next event: not written yet.
+    waiting: Vec<TurnEvent>,
     /// How many of the model's messages are written.
     messages: i64,
+    /// When pieces of text were written last.
     written: Instant,
 }
 
@@ -45,7 +46,7 @@ impl Recorder {
     pub(crate) fn new(turn: v1::Turn, name: TurnName, lease: String, journal: Journal) -> Self {
         let state = State {
             step: 0,
-            pieces: Vec::new(),
+            waiting: Vec::new(),
             messages: 0,
             // The first piece goes out at once.
             written: Instant::now() - PIECES_INTERVAL,
@@ -79,27 +80,27 @@ impl Recorder {
     /// Adds a piece of text, which is written with [`Self::flush`] or with the next event.
     pub(crate) async fn add_piece(&self, kind: Kind) {
         let mut state = self.state.lock().await;
-        if let Some(last) = state.pieces.last_mut().and_then(|event| event.kind.as_mut())
+        if let Some(last) = state.waiting.last_mut().and_then(|event| event.kind.as_mut())
             && joined(last, &kind)
         {
             return;
         }
         let event = state.number(&self.name, kind);
-        state.pieces.push(event);
+        state.waiting.push(event);
     }
 
     /// When pieces that wait are due; None if none does.
     pub(crate) async fn due(&self) -> Option<Instant> {
         let state = self.state.lock().await;
-        (!state.pieces.is_empty()).then(|| state.written + PIECES_INTERVAL)
+        state.waiting.iter().any(is_piece).then(|| state.written + PIECES_INTERVAL)
     }
 
     pub(crate) async fn flush(&self) -> Result<(), JournalError> {
         self.write(Vec::new(), Vec::new(), false).await
     }
 
-    /// Counts a model call's tokens.
-    pub(crate) async fn spend(&self, usage: Usage) -> Result<(), JournalError> {
+    /// Counts a model call's tokens; told with the next event.
+    pub(crate) async fn spend(&self, usage: Usage) {
         let spent = wire_usage(usage);
         let mut state = self.state.lock().await;
         let all = state.turn.usage.get_or_insert_default();
@@ -107,8 +108,8 @@ impl Recorder {
         all.output_tokens += spent.output_tokens;
         all.cached_input_tokens += spent.cached_input_tokens;
         all.reasoning_tokens += spent.reasoning_tokens;
-        drop(state);
-        self.tell(Kind::ModelUsage(spent)).await
+        let event = state.number(&self.name, Kind::ModelUsage(spent));
+        state.waiting.push(event);
     }
 
     /// Changes how the turn stands; written with the next event.
@@ -128,7 +129,7 @@ impl Recorder {
 
     async fn write(&self, kinds: Vec<Kind>, messages: Vec<Message>, ends: bool) -> Result<(), JournalError> {
         let mut state = self.state.lock().await;
-        let mut events = std::mem::take(&mut state.pieces);
+        let mut events = std::mem::take(&mut state.waiting);
         for kind in kinds {
             events.push(state.number(&self.name, kind));
         }
@@ -147,7 +148,9 @@ impl Recorder {
         };
         // With the lock held, so that events are sent in the order of their numbers.
         self.journal.append(entry).await?;
-        state.written = Instant::now();
+        if events.iter().any(is_piece) {
+            state.written = Instant::now();
+        }
         for event in events {
             // Nobody need be listening.
             let _ = self.live.send(event);
@@ -170,6 +173,10 @@ impl State {
 }
 
 /// Puts a piece to the end of the one before, if it goes on there and does not become large.
+fn is_piece(event: &TurnEvent) -> bool {
+    matches!(event.kind, Some(Kind::Text(_) | Kind::Reasoning(_)))
+}
+
 fn joined(last: &mut Kind, next: &Kind) -> bool {
     let (last, next): (&mut TextDelta, &TextDelta) = match (last, next) {
         (Kind::Text(last), Kind::Text(next)) | (Kind::Reasoning(last), Kind::Reasoning(next)) => (last, next),
@@ -191,3 +198,6 @@ fn wire_usage(usage: Usage) -> v1::ModelUsage {
         reasoning_tokens: number(usage.reasoning_tokens),
     }
 }
+
+#[cfg(test)]
+mod tests;
