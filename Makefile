@@ -6,10 +6,10 @@ PYTHON_SOURCES := $(wildcard kernel-image/kernel) deploy tests
 PYTHON_TESTS := $(wildcard kernel-image/kernel/tests) deploy/local-model/tests tests/python tests/compare
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint build release bench tools clean
+.PHONY: help demo test lint build release bench bench-turns tools clean
 
 help: ## This list.
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: ## Installs what is missing, builds, and does real work in a session.
 	@scripts/demo
@@ -33,6 +33,10 @@ release: ## The programs, as they are shipped: target/release/.
 
 bench: tools release ## Kernelbox beside jupyter_client, interleaved.
 	python tests/bench/bench.py
+
+bench-turns: tools release ## Turns beside codeinterpreterapi, interleaved; what the gateway costs.
+	@scripts/tools codeinterpreterapi
+	python tests/bench/turns.py
 
 tools: ## What the tests and lints need, into .tools/ and .venv/.
 	@scripts/tools
