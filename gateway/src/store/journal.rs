@@ -42,7 +42,9 @@ pub(crate) enum JournalError {
 
 /// The way to the writer. Clones share it; it ends with the last.
 #[derive(Debug, Clone)]
-pub(crate) struct Journal(mpsc::Sender<(Entry, oneshot::Sender<Result<(), JournalError>>)>);
+pub(crate) struct Journal(mpsc::Sender<Waiting>);
+
+type Waiting = (Entry, oneshot::Sender<Result<(), JournalError>>);
 
 impl Journal {
     /// Starts the writer, which ends when nobody can write any more. It keeps a connection of the store's to itself: to take and give back
@@ -59,11 +61,26 @@ impl Journal {
         (Self(sender), writer)
     }
 
+    /// A place for an entry. What is put there is written, whoever gives up waiting.
+    pub(crate) async fn place(&self) -> Result<Place<'_>, JournalError> {
+        self.0.reserve().await.map(Place).map_err(|_| JournalError::Closed)
+    }
+
     /// Returns when the entry is in the database.
     pub(crate) async fn append(&self, entry: Entry) -> Result<(), JournalError> {
+        self.place().await?.put(entry).await
+    }
+}
+
+/// Where an entry goes.
+pub(crate) struct Place<'a>(mpsc::Permit<'a, Waiting>);
+
+impl Place<'_> {
+    /// Puts it there at once; the future returns when it is in the database.
+    pub(crate) fn put(self, entry: Entry) -> impl Future<Output = Result<(), JournalError>> + use<> {
         let (reply, told) = oneshot::channel();
-        self.0.send((entry, reply)).await.map_err(|_| JournalError::Closed)?;
-        told.await.map_err(|_| JournalError::Closed)?
+        self.0.send((entry, reply));
+        async move { told.await.map_err(|_| JournalError::Closed)? }
     }
 }
 
@@ -71,7 +88,7 @@ impl Journal {
 async fn write_group(
     store: &Store,
     connection: Option<PoolConnection<Sqlite>>,
-    group: Vec<(Entry, oneshot::Sender<Result<(), JournalError>>)>,
+    group: Vec<Waiting>,
 ) -> Option<PoolConnection<Sqlite>> {
     let written = async {
         let mut connection = match connection {

@@ -129,6 +129,8 @@ impl Recorder {
 
     async fn write(&self, kinds: Vec<Kind>, messages: Vec<Message>, ends: bool) -> Result<(), JournalError> {
         let mut state = self.state.lock().await;
+        // First: nothing is awaited between the numbers and the journal, so that none is given and not written.
+        let place = self.journal.place().await?;
         let mut events = std::mem::take(&mut state.waiting);
         for kind in kinds {
             events.push(state.number(&self.name, kind));
@@ -147,7 +149,7 @@ impl Recorder {
             ends,
         };
         // With the lock held, so that events are sent in the order of their numbers.
-        self.journal.append(entry).await?;
+        place.put(entry).await?;
         if events.iter().any(is_piece) {
             state.written = Instant::now();
         }
@@ -172,11 +174,11 @@ impl State {
     }
 }
 
-/// Puts a piece to the end of the one before, if it goes on there and does not become large.
 fn is_piece(event: &TurnEvent) -> bool {
     matches!(event.kind, Some(Kind::Text(_) | Kind::Reasoning(_)))
 }
 
+/// Puts a piece to the end of the one before, if it goes on there and does not become large.
 fn joined(last: &mut Kind, next: &Kind) -> bool {
     let (last, next): (&mut TextDelta, &TextDelta) = match (last, next) {
         (Kind::Text(last), Kind::Text(next)) | (Kind::Reasoning(last), Kind::Reasoning(next)) => (last, next),
