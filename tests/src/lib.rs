@@ -5,11 +5,13 @@
 mod client;
 mod leftovers;
 pub mod model_server;
+pub mod prompt;
 mod stack;
 mod turn;
 
 pub use client::{Client, Run, code_of};
 pub use leftovers::{eventually, memory_of, mentions, process_runs};
 pub use model_server::{ModelServer, Reply, Seen};
+pub use prompt::{Given, Prompt};
 pub use stack::{Stack, StackBuilder, program, python, root};
 pub use turn::{Turned, ask};
