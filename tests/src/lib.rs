@@ -4,6 +4,7 @@
 
 mod client;
 mod leftovers;
+mod local_model;
 pub mod model_server;
 pub mod prompt;
 mod stack;
@@ -11,6 +12,7 @@ mod turn;
 
 pub use client::{Client, Run, code_of};
 pub use leftovers::{eventually, memory_of, mentions, process_runs};
+pub use local_model::LocalModel;
 pub use model_server::{ModelServer, Reply, Seen};
 pub use prompt::{Given, Prompt};
 pub use stack::{Stack, StackBuilder, program, python, root};
