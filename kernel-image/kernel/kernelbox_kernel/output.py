@@ -66,8 +66,8 @@ class OutStream(iostream.OutStream):
     def flush(self) -> None:
         """Send what was written, by programs too: a cell's end must not overtake the output of what it ran."""
         self._take_piped()
-        # Each cell flushes four times, mostly nothing, and each time would wait for the sending thread. Asked in this order:
-        # text that has just left the buffer may not have been handed over yet.
+        # Each cell flushes four times, mostly nothing, and each time would wait for the sending thread. Asked in this
+        # order: text that has just left the buffer may not have been handed over yet.
         if self._buffers or self._flushing or not self._is_master_process():
             super().flush()
 
