@@ -245,14 +245,16 @@ async fn there_is_no_room_beyond_the_limit_and_there_is_again_after_a_delete() {
 }
 
 #[tokio::test]
-async fn turns_are_not_served_and_say_what_is() {
+async fn without_a_model_a_turn_says_what_to_do() {
     let gateway = Gateway::start().await;
+    gateway.open("s").await;
     let channel = tonic::service::interceptor::InterceptedService::new(
         gateway.channel.clone(),
         support::ApiKey("kbx_one".into()),
     );
-    let status = TurnServiceClient::new(channel).start_turn(StartTurnRequest::default()).await.unwrap_err();
-    assert_eq!(reason(&status), "UNIMPLEMENTED");
-    assert!(status.message().contains("CodeService"));
+    let request = StartTurnRequest { session: "sessions/s".into(), message: "hi".into(), ..Default::default() };
+    let status = TurnServiceClient::new(channel).start_turn(request).await.unwrap_err();
+    assert_eq!(reason(&status), "MODEL_UNAVAILABLE");
+    assert!(status.message().contains("OPENAI_API_KEY"), "{status}");
     gateway.stop().await;
 }

@@ -149,7 +149,7 @@ impl Output {
     }
 
     fn started(&mut self, started: &TurnStarted) {
-        if !started.model.is_empty() {
+        if self.streams && !started.model.is_empty() {
             self.note(&format!("asking {}", visible(&started.model)));
         }
         self.waits();
