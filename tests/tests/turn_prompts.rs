@@ -4,6 +4,7 @@
 //! installed. `docs/prompts.md` has the same questions for a user to try.
 mod turn_prompts {
     mod charts;
+    mod diffusion;
     mod files;
     mod numbers;
     mod prices;
