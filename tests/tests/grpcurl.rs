@@ -39,12 +39,14 @@ async fn grpcurl_lists_the_services_and_runs_code() {
     assert!(ran && events.contains(r#""text": "42\n""#), "{events}");
     assert!(events.contains("EXECUTION_STATUS_OK"), "{events}");
 
-    // and: an error says its code, and what is not served yet says so
+    // and: an error says its code, and what to do
     let (failed, error) =
         grpcurl(&stack, &["-d", r#"{"name": "sessions/none"}"#, &address, "kernelbox.v1.SessionService/GetSession"]);
     assert!(!failed && error.contains("NotFound") && error.contains("SESSION_NOT_FOUND"), "{error}");
-    let (failed, error) =
-        grpcurl(&stack, &["-d", r#"{"session": "sessions/by-hand"}"#, &address, "kernelbox.v1.TurnService/StartTurn"]);
-    assert!(!failed && error.contains("Unimplemented"), "{error}");
+    let (failed, error) = grpcurl(
+        &stack,
+        &["-d", r#"{"session": "sessions/by-hand", "message": "hi"}"#, &address, "kernelbox.v1.TurnService/StartTurn"],
+    );
+    assert!(!failed && error.contains("MODEL_UNAVAILABLE") && error.contains("OPENAI_API_KEY"), "{error}");
     stack.stop().await;
 }
