@@ -183,7 +183,7 @@ impl Agent {
         self.memory.open(prompt::system(settings), self.tools.specs(), facts).await?;
         let mut parts = self.notes(was_restarted).await?;
         parts.push(self.task.message.clone());
-        self.remember(Message::User(vec![Part::Text(parts.join("\n\n"))]), Vec::new()).await
+        self.remember(Message::User(vec![Part::Text(parts.join("\n\n"))])).await
     }
 
     /// What the model has to know before the message.
@@ -213,10 +213,10 @@ impl Agent {
         }
         if is_empty {
             let nudge = "Your answer was empty. Answer in words, or call a tool.";
-            self.remember(Message::User(vec![Part::Text(nudge.to_owned())]), Vec::new()).await?;
+            self.remember(Message::User(vec![Part::Text(nudge.to_owned())])).await?;
             return Ok(Step::Ask);
         }
-        self.remember(Message::Assistant(message.clone()), Vec::new()).await?;
+        self.remember(Message::Assistant(message.clone())).await?;
         if !message.calls.is_empty() {
             return Ok(Step::Act(message));
         }
@@ -228,16 +228,16 @@ impl Agent {
     /// Python runs one call after another, the other tools side by side; the results keep the calls' order.
     async fn act(&mut self, message: AssistantMessage) -> Result<Step, Halt> {
         let results = self.call_tools(&message.calls).await?;
-        self.remember(Message::Results(results), Vec::new()).await?;
+        self.remember(Message::Results(results)).await?;
         match self.repeated.take() {
             Some(limit) => Err(Halt::Limit(limit)),
             None => Ok(Step::Ask),
         }
     }
 
-    /// What the model knows from now on, and what is told of it.
-    async fn remember(&mut self, message: Message, kinds: Vec<Kind>) -> Result<(), Halt> {
-        self.running.recorder.remember(message.clone(), kinds).await?;
+    /// What the model knows from now on.
+    async fn remember(&mut self, message: Message) -> Result<(), Halt> {
+        self.running.recorder.remember(message.clone()).await?;
         self.memory.push(message);
         Ok(())
     }

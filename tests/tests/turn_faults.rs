@@ -211,3 +211,17 @@ async fn a_model_that_runs_the_same_code_again_is_asked_for_words() {
     assert_eq!((turned.answer(), turned.completed().code_log.len(), turned.limit()), ("It is 7.", 2, None));
     faulty.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_where_words_are_asked_for_is_not_run_and_ends_the_turn() {
+    let mut faulty = Faulty::start().await;
+    faulty.model.script(|seen| match seen.tools().is_empty() {
+        true => Reply::text("{\"name\": \"python\", \"arguments\": {\"code\": \"print('not run')\"}}"),
+        false => Reply::python("print(7)"),
+    });
+    let session = faulty.session.clone();
+    let turned = faulty.client.turn(&session, "go").await;
+    assert_eq!((turned.limit(), turned.completed().code_log.len()), (Some("repetition"), 2));
+    assert!(turned.answer().starts_with("Stopped after 3 steps") && turned.text().is_empty(), "{}", turned.answer());
+    faulty.stop().await;
+}

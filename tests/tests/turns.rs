@@ -228,7 +228,12 @@ async fn each_limit_ends_a_turn_with_an_honest_answer() {
     let (model, stack, mut client, session) = stack([]).await;
     let limited = |options: TurnOptions| StartTurnRequest { options: Some(options), ..ask(&session, "go") };
 
-    model.script(|_| Reply::text("Still at it.").and_call("python", serde_json::json!({"code": "1"})));
+    // Other code each time: the same again would be remarked on.
+    let mut number = 0;
+    model.script(move |_| {
+        number += 1;
+        Reply::text("Still at it.").and_call("python", serde_json::json!({"code": number.to_string()}))
+    });
     let options = TurnOptions { max_iterations: Some(3), ..Default::default() };
     let turned = client.try_turn(limited(options)).await.unwrap();
     assert_eq!(turned.limit(), Some("iterations"));

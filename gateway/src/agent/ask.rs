@@ -11,7 +11,7 @@ use kernelbox_proto::{
 };
 use tokio::time::{Instant, sleep_until};
 
-use super::{Agent, Halt, fenced};
+use super::{Agent, Halt, budget, fenced, tools::Tools};
 use crate::{
     model::{Answer, AssistantMessage, Chunk, Failure, ModelError, Prompt, Stop, Usage},
     turns::Recorder,
@@ -47,8 +47,13 @@ impl Agent {
             let mut telling = Telling::new(&self.running.recorder, message);
             let error = match self.ask_once(&prompt, &mut telling).await? {
                 Ok(answer) => {
-                    self.must_answer = false;
-                    return self.read_calls(answer, &telling).await;
+                    let answer = read_calls(answer, &self.tools, &telling).await?;
+                    let words_only = std::mem::take(&mut self.must_answer);
+                    if words_only && !answer.message.calls.is_empty() {
+                        let message = "the model went on to call tools where words were asked for";
+                        return Err(Halt::Limit(budget::limit("repetition", message.to_owned())));
+                    }
+                    return Ok(answer);
                 }
                 Err(error) => error,
             };
@@ -73,18 +78,6 @@ impl Agent {
         }
     }
 
-    /// An answer that is nothing but a call written as text is that call, and no text.
-    async fn read_calls(&self, mut answer: Answer, telling: &Telling<'_>) -> Result<Answer, Halt> {
-        if answer.message.calls.is_empty() {
-            answer.message.calls = fenced::calls(&answer.message.text, |name| self.tools.has(name));
-            if !answer.message.calls.is_empty() {
-                answer.message.text.clear();
-                telling.void("the text was a call of a tool").await?;
-            }
-        }
-        Ok(answer)
-    }
-
     async fn ask_once(&self, prompt: &Prompt, telling: &mut Telling<'_>) -> Result<Result<Answer, ModelError>, Halt> {
         let mut chunks = match self.model.ask(prompt).await {
             Ok(chunks) => chunks,
@@ -106,6 +99,18 @@ impl Agent {
             }
         }
     }
+}
+
+/// An answer that is nothing but a call written as text is that call, and no text.
+async fn read_calls(mut answer: Answer, tools: &Tools, telling: &Telling<'_>) -> Result<Answer, Halt> {
+    if answer.message.calls.is_empty() {
+        answer.message.calls = fenced::calls(&answer.message.text, |name| tools.has(name));
+        if !answer.message.calls.is_empty() {
+            answer.message.text.clear();
+            telling.void("the text was a call of a tool").await?;
+        }
+    }
+    Ok(answer)
 }
 
 async fn at(due: Option<Instant>) {

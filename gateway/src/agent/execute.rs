@@ -9,6 +9,7 @@ use kernelbox_proto::{
         execution_event, turn_event::Kind,
     },
 };
+use prost::Message as _;
 
 use super::{Agent, Halt, arguments, budget, repetition::Advice, shown::Shown};
 use crate::{
@@ -128,11 +129,16 @@ impl Agent {
     fn note_event(&mut self, event: &ExecutionEvent, shown: &mut Shown) {
         use execution_event::Kind;
         let Some(kind) = &event.kind else { return };
-        match kind {
-            Kind::Artifact(artifact) => self.work.note(artifact),
-            Kind::Stdout(text) | Kind::Stderr(text) => self.budget.put_out(text.text.len() as u64),
-            Kind::Display(bundle) => self.budget.put_out(prost::Message::encoded_len(bundle) as u64),
-            _ => {}
+        let size = match kind {
+            Kind::Stdout(text) | Kind::Stderr(text) => text.text.len(),
+            Kind::Display(bundle) => bundle.encoded_len(),
+            Kind::Result(result) => result.encoded_len(),
+            Kind::DisplayUpdate(update) => update.encoded_len(),
+            _ => 0,
+        };
+        self.budget.put_out(size as u64);
+        if let Kind::Artifact(artifact) = kind {
+            self.work.note(artifact);
         }
         shown.take(kind);
     }

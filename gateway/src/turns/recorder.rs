@@ -72,9 +72,9 @@ impl Recorder {
         self.write(kinds, Vec::new(), false).await
     }
 
-    /// Adds to what the model is told from now on, together with its events.
-    pub(crate) async fn remember(&self, message: Message, kinds: Vec<Kind>) -> Result<(), JournalError> {
-        self.write(kinds, vec![message], false).await
+    /// Adds to what the model is told from now on.
+    pub(crate) async fn remember(&self, message: Message) -> Result<(), JournalError> {
+        self.write(Vec::new(), vec![message], false).await
     }
 
     /// Adds a piece of text, which is written with [`Self::flush`] or with the next event.

@@ -1,3 +1,4 @@
+//! When what a turn tells is written.
 use super::*;
 use crate::store::{Begun, NewSession, NewTurn, Store};
 

@@ -1,3 +1,4 @@
+//! What Anthropic streams, as answers.
 use proptest::prelude::*;
 
 use super::*;

@@ -1,3 +1,4 @@
+//! Prompts, as Anthropic wants them.
 use bytes::Bytes;
 
 use super::*;

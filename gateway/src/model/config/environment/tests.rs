@@ -1,3 +1,4 @@
+//! Which models the environment and the flags name.
 use super::*;
 
 fn config(settings: ModelSettings, variables: &[(&str, &str)]) -> ModelsConfig {

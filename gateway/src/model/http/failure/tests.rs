@@ -1,3 +1,4 @@
+//! Providers' errors, in words and kinds.
 use proptest::prelude::*;
 
 use super::{

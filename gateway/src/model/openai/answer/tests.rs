@@ -1,3 +1,4 @@
+//! What servers of the OpenAI format stream, as answers.
 use proptest::prelude::*;
 
 use super::*;

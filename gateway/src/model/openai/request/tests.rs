@@ -1,3 +1,4 @@
+//! Prompts, as servers of the OpenAI format want them.
 use bytes::Bytes;
 
 use super::*;
