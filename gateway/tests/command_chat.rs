@@ -170,6 +170,7 @@ async fn ctrl_c_cancels_the_turn_and_not_the_session() {
     pty.until("Never").await;
     pty.send("\x03");
     pty.until("cancelling the turn").await;
+    fake.until_called("the second CancelTurn", |calls| cancels(calls) == 2).await;
     pty.send("\x03");
     pty.until("left the turn; it may still run").await;
     pty.until("> ").await;
@@ -179,7 +180,11 @@ async fn ctrl_c_cancels_the_turn_and_not_the_session() {
     pty.send("\x04");
     let (code, _) = pty.ended().await;
     assert_eq!(code, 0);
-    assert_eq!(fake.calls().iter().filter(|call| *call == "CancelTurn").count(), 2);
+    assert_eq!(cancels(&fake.calls()), 2);
+}
+
+fn cancels(calls: &[String]) -> usize {
+    calls.iter().filter(|call| *call == "CancelTurn").count()
 }
 
 #[tokio::test]

@@ -99,7 +99,7 @@ impl Fake {
         self.until_called(&format!("{count} calls"), |calls| calls.len() >= count).await;
     }
 
-    async fn until_called(&self, what: &str, enough: impl Fn(&[String]) -> bool) {
+    pub async fn until_called(&self, what: &str, enough: impl Fn(&[String]) -> bool) {
         let deadline = Instant::now() + LIMIT;
         while !enough(&self.calls()) {
             assert!(Instant::now() < deadline, "no {what}: {:?}", self.calls());

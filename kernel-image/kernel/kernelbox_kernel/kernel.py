@@ -14,11 +14,12 @@ from typing import Any
 
 import ipykernel
 import zmq
+from ipykernel import kernelapp
 from ipykernel.ipkernel import IPythonKernel
 from ipykernel.kernelapp import IPKernelApp
 from traitlets.config import Config
 
-from kernelbox_kernel import output, variables  # noqa: F401  (output is named in the configuration)
+from kernelbox_kernel import output, variables
 
 OPTIONS = Config(
     {
@@ -132,6 +133,10 @@ def _place(folder: str | None, environment: dict[str, str]) -> Iterator[None]:
 
 class App(IPKernelApp):
     """Starts the kernel."""
+
+    def init_iopub(self, context: Any) -> None:
+        kernelapp.IOPubThread = output.IOPubThread
+        super().init_iopub(context)
 
     def _bind_socket(self, s: Any, port: int) -> int:
         # The publisher never drops what the supervisor has not taken yet. This has to be said before it is bound.

@@ -10,7 +10,7 @@ import sys
 import termios
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from ipykernel import iostream
@@ -35,6 +35,21 @@ def pack(message: Any) -> bytes:
         return text.encode()
     except UnicodeEncodeError:
         return _SURROGATES.sub("\ufffd", text).encode()
+
+
+class IOPubThread(iostream.IOPubThread):
+    """The sending thread."""
+
+    def schedule(self, f: Callable[[], None]) -> None:
+        """Do it in the sending thread, after all that it was given before.
+
+        What that thread gives itself does not go through its pipe: it would wait for ever for itself once that is full.
+        """
+        if threading.current_thread() is self.thread:
+            self._events.append(f)
+            self.io_loop.add_callback(self._handle_event, [])
+        else:
+            super().schedule(f)
 
 
 class OutStream(iostream.OutStream):

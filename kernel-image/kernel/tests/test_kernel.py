@@ -41,13 +41,23 @@ def test_the_end_of_a_cell_does_not_overtake_its_programs(client: Client) -> Non
         assert client.run(f"import os; os.write(1, b'{number}'); None").stdout == str(number)
 
 
+def test_text_in_more_pieces_than_the_sending_threads_pipe_holds_is_sent(client: Client) -> None:
+    code = """
+from kernelbox_kernel import output
+output.MESSAGE_BYTES = 8
+print("x" * 40_000, flush=True)
+output.MESSAGE_BYTES = 256 * 1024
+"""
+    assert client.run(code).stdout == "x" * 40_000 + "\n"
+
+
 def test_text_never_falls_behind_what_is_shown_after_it(client: Client) -> None:
     # The sending thread flushes by itself meanwhile, so that the text is in the buffer, on its way, or sent.
     code = """
 import sys, time
 sys.stdout.flush_interval = 0.0002
 for number in range(500):
-    print(number)
+    sys.stdout.write(f"{number}\\n")
     if number % 2:
         time.sleep(number / 1e6)
     display(number)
