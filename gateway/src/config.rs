@@ -60,6 +60,8 @@ pub struct ProcessConfig {
     pub uv: Option<PathBuf>,
     /// `--warm-up`: modules imported ahead of the first kernel.
     pub warm_up: Vec<String>,
+    /// `--warm-sandboxes`: made ahead of the sessions that will use them.
+    pub warm_sandboxes: u32,
     /// `--execution-timeout` of executions that do not say their own. None: the supervisor's default.
     pub execution_timeout: Option<Duration>,
     /// `--memory-limit` of a sandbox, bytes.
@@ -102,6 +104,7 @@ impl ServeConfig {
                 supervisor: None,
                 uv: None,
                 warm_up: ["numpy", "pandas", "matplotlib.pyplot"].map(str::to_owned).to_vec(),
+                warm_sandboxes: 1,
                 execution_timeout: None,
                 memory_limit: None,
                 process_limit: None,

@@ -29,6 +29,11 @@ pub type SandboxClient = SandboxServiceClient<SandboxChannel>;
 /// Makes sandboxes.
 #[async_trait]
 pub trait SandboxProvider: Send + Sync + 'static {
+    /// An id for a session that is to be made and may have any: one whose sandbox is ready already, if there is one.
+    fn warm_session(&self) -> Option<SessionId> {
+        None
+    }
+
     /// A ready sandbox that is nobody's yet. Each step is told to `stages`, which may be full or closed: it is never waited for.
     async fn acquire(&self, claim: Claim, stages: mpsc::Sender<SandboxStage>) -> Result<Arc<dyn Sandbox>, Error>;
 

@@ -71,7 +71,7 @@ pub async fn serve(
     prepare_data_dir(&mut config)?;
     let settings = config.clone();
     // It looks at /proc and waits for what it ends.
-    let start = move || ProcessProvider::start(&settings.process, &settings.data_dir, settings.run_dir.as_deref());
+    let start = move || ProcessProvider::start(&settings);
     let provider = Arc::new(tokio::task::spawn_blocking(start).await??);
     serve_with(config, provider, bound, shutdown).await
 }

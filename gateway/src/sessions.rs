@@ -74,6 +74,11 @@ impl SessionRouter {
         &self.0.store
     }
 
+    /// The id of a session that is to be made and may have any.
+    pub(crate) fn new_id(&self) -> Result<SessionId, Error> {
+        self.0.provider.warm_session().map_or_else(|| uuid::Uuid::now_v7().to_string().parse(), Ok)
+    }
+
     /// Tasks that outlive their call; a shutdown waits for them.
     pub(crate) fn tasks(&self) -> &TaskTracker {
         &self.0.tasks

@@ -38,7 +38,7 @@ async fn as_before(stack: &Stack, before: (usize, usize, usize)) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn fifty_sessions_one_after_another_leave_nothing() {
-    let stack = Stack::start().await;
+    let stack = Stack::builder().flag("--warm-sandboxes=0").start().await;
     let client = stack.client().await;
     // given: the first ones, so that what is kept for all is there
     for number in 0..3 {
@@ -63,7 +63,7 @@ async fn fifty_sessions_one_after_another_leave_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn twenty_sessions_at_once_leave_nothing() {
-    let stack = Stack::start().await;
+    let stack = Stack::builder().flag("--warm-sandboxes=0").start().await;
     let client = stack.client().await;
     use_one(client.clone(), 0).await;
     let before = there(&stack);
@@ -109,7 +109,7 @@ print(sum('sleep' in line for line in os.popen('ps -o args --ppid %d' % os.getpi
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_server_leaves_nothing_after_its_next_start() {
-    let mut stack = Stack::start().await;
+    let mut stack = Stack::builder().flag("--warm-sandboxes=0").start().await;
     let mut kept = Vec::new();
     for moment in 0..4 {
         let mut client = stack.client().await;

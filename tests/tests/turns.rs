@@ -394,10 +394,9 @@ async fn a_deleted_session_takes_its_turn_along() {
     let rest = Turned::read(stream).await;
     assert!(rest.is_ok_and(|rest| matches!(rest.kinds().last(), Some(Kind::Cancelled(_)))));
     assert_eq!(code_of(&client.resume(&name, 0).await.unwrap_err()), ErrorCode::SessionNotFound);
-    eventually("nothing of it runs", || match kernelbox_tests::mentions(stack.mark()).len() {
-        // The server and its host zygote.
-        0..=3 => Ok(()),
-        more => Err(format!("{more} processes")),
+    eventually("nothing of it runs", || match kernelbox_tests::mentions(&stack.workspace(&session)) {
+        none if none.is_empty() => Ok(()),
+        more => Err(format!("{more:?}")),
     })
     .await;
     stack.stop().await;

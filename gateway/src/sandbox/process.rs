@@ -4,37 +4,35 @@
 mod child;
 pub(crate) mod dirs;
 mod leftovers;
+mod maker;
 mod spawn;
 mod tokens;
+mod warm;
 mod zygote;
 
 use std::{
-    fs::{self, DirBuilder},
-    io,
-    os::unix::fs::DirBuilderExt as _,
+    fs, io,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
 };
 
 use async_trait::async_trait;
 use kernelbox_proto::{
     Error, SessionId,
-    v1::{ErrorCode, SandboxStage, Stage},
+    v1::{SandboxStage, Stage},
 };
 use tokio::sync::mpsc;
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
-    child::ProcessSandbox,
     dirs::{DirsError, RunDir, SessionDirs},
-    leftovers::{Process, Record},
-    spawn::Tail,
-    tokens::{KeyPairError, Signer, Tokens},
+    maker::Maker,
+    tokens::{KeyPairError, Signer},
+    warm::Warm,
     zygote::{Recipe, Zygote},
 };
 use super::{Claim, Sandbox, SandboxProvider};
-use crate::config::ProcessConfig;
+use crate::config::ServeConfig;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ProcessError {
@@ -50,27 +48,23 @@ pub enum ProcessError {
 
 /// Sandboxes as processes of this machine.
 pub struct ProcessProvider {
-    config: ProcessConfig,
-    supervisor: PathBuf,
-    data_dir: PathBuf,
-    run_dir: RunDir,
-    signer: Arc<Signer>,
-    zygote: Zygote,
-    children: TaskTracker,
-    stopping: tokio_util::sync::CancellationToken,
+    maker: Arc<Maker>,
+    warm: Arc<Warm>,
 }
 
 impl ProcessProvider {
     /// Clears what an earlier server left and starts the host zygote. Blocks for a moment.
-    pub fn start(config: &ProcessConfig, data_dir: &Path, run_dir: Option<&Path>) -> Result<Self, ProcessError> {
+    pub fn start(settings: &ServeConfig) -> Result<Self, ProcessError> {
+        let ServeConfig { process: config, data_dir, run_dir, idle_timeout, .. } = settings;
         let supervisor = find_supervisor(config.supervisor.as_deref())?;
         let mut config = config.clone();
         // A bare name is looked up on PATH; anything else must not depend on where a child runs.
         if config.python.components().count() > 1 {
             config.python = std::path::absolute(&config.python).unwrap_or(config.python);
         }
-        let run_dir = RunDir::open(run_dir, data_dir)?;
+        let run_dir = RunDir::open(run_dir.as_deref(), data_dir)?;
         leftovers::clear(&run_dir.path).map_err(|source| ProcessError::Clear { path: run_dir.path.clone(), source })?;
+        warm::sweep(data_dir)?;
         let zygote_state = data_dir.join("zygote");
         dirs::private_dir(&zygote_state)?;
         let zygote = Zygote::start(Recipe {
@@ -80,110 +74,40 @@ impl ProcessProvider {
             record: run_dir.path.join("zygote.json"),
             config: config.clone(),
         });
-        Ok(Self {
+        let maker = Arc::new(Maker {
             config,
             supervisor,
             data_dir: data_dir.to_owned(),
             run_dir,
             signer: Arc::new(Signer::generate()?),
             zygote,
-            children: TaskTracker::new(),
-            stopping: tokio_util::sync::CancellationToken::new(),
-        })
-    }
-
-    /// Starts a supervisor in a folder of its own.
-    async fn start_child(&self, session: &SessionId) -> io::Result<(ProcessSandbox, Tail)> {
-        let uid = uuid::Uuid::new_v4().simple().to_string();
-        let dir = self.run_dir.path.join(&uid[..8]);
-        DirBuilder::new().mode(0o700).create(&dir)?;
-        let started = self.start_in(&dir, &uid, session).await;
-        if started.is_err() {
-            // What was made so far; the error that is told is the first.
-            let _ = dirs::remove(&dir);
-        }
-        started
-    }
-
-    async fn start_in(&self, dir: &Path, uid: &str, session: &SessionId) -> io::Result<(ProcessSandbox, Tail)> {
-        let dirs = SessionDirs::of(&self.data_dir, session);
-        dirs.make().map_err(io::Error::other)?;
-        let keys = child::put_key(dir, &self.signer.kid, &self.signer.public_pem)?;
-        let config = &self.config;
-        let mut command = spawn::command(&self.supervisor);
-        command.arg("serve").arg("--exit-with-stdin").args(["--uid", uid]);
-        command.arg("--listen").arg(format!("unix:{}", dir.join("supervisor.sock").display()));
-        for (flag, path) in [
-            ("--workspace", &dirs.workspace),
-            ("--packages", &dirs.packages),
-            ("--state-dir", &dirs.state),
-            ("--run-dir", &dir.to_owned()),
-            ("--public-keys", &keys),
-            ("--python", &config.python),
-            ("--zygote-socket", &self.run_dir.zygote_socket()),
-        ] {
-            command.arg(flag).arg(path);
-        }
-        if let Some(uv) = &config.uv {
-            command.arg("--uv").arg(uv);
-        }
-        let numbers = [
-            ("--memory-limit", config.memory_limit.map(|it| it.to_string())),
-            ("--process-limit", config.process_limit.map(|it| it.to_string())),
-            ("--disk-limit", config.disk_limit.map(|it| it.to_string())),
-            ("--execution-timeout", config.execution_timeout.map(|it| humantime::format_duration(it).to_string())),
-        ];
-        for (flag, value) in numbers {
-            if let Some(value) = value {
-                command.arg(flag).arg(value);
-            }
-        }
-        command.env("KERNELBOX_SANDBOX", uid);
-
-        // Written before there is a process, so that whatever happens, the next start finds it.
-        let mut record = Record { uid: uid.to_owned(), pids: Vec::new() };
-        record.write(&dir.join("sandbox.json"))?;
-        let (child, tail) = spawn::spawn(command, uid[..8].to_owned()).await?;
-        record.pids.extend(child.id().and_then(Process::of));
-        record.write(&dir.join("sandbox.json"))?;
-        let tokens = Arc::new(Tokens::new(Arc::clone(&self.signer), uid.to_owned(), session.clone()));
-        let stop = self.stopping.child_token();
-        let sandbox = ProcessSandbox::new(uid.to_owned(), child, dir.to_owned(), record, tokens, &self.children, stop);
-        Ok((sandbox, tail))
+            tasks: TaskTracker::new(),
+            stopping: CancellationToken::new(),
+        });
+        let warm = Warm::start(Arc::clone(&maker), maker.config.warm_sandboxes, *idle_timeout);
+        Ok(Self { maker, warm })
     }
 }
 
 #[async_trait]
 impl SandboxProvider for ProcessProvider {
+    fn warm_session(&self) -> Option<SessionId> {
+        self.warm.session()
+    }
+
     async fn acquire(&self, claim: Claim, stages: mpsc::Sender<SandboxStage>) -> Result<Arc<dyn Sandbox>, Error> {
-        // A stage that nobody takes is of no use later.
+        if let Some(sandbox) = self.warm.take(&claim.session).await {
+            return Ok(Arc::new(sandbox));
+        }
         let tell = |message: &str| {
+            // A stage that nobody takes is of no use later.
             let _ = stages.try_send(SandboxStage {
                 stage: Stage::Starting.into(),
                 position: 0,
                 message: message.to_owned(),
             });
         };
-        tell("warming up the Python that kernels are forked from");
-        tokio::time::timeout(self.config.start_timeout, self.zygote.ready()).await.map_err(|_| {
-            let limit = humantime::format_duration(self.config.start_timeout);
-            Error::new(ErrorCode::SandboxStartFailed, format!("the warm-up of Python took longer than {limit}"))
-        })??;
-        tell("starting the sandbox and its first kernel");
-        let (sandbox, tail) = self.start_child(&claim.session).await.map_err(|error| {
-            tracing::error!(error = &error as &dyn std::error::Error, session = %claim.session, "cannot start a sandbox");
-            Error::new(ErrorCode::SandboxStartFailed, format!("the sandbox could not be started: {error}"))
-                .retry_after(Duration::from_secs(1))
-        })?;
-        let ready = tokio::select! {
-            ready = sandbox.serving(&tail, self.config.start_timeout) => ready,
-            () = self.stopping.cancelled() => Err(Error::new(ErrorCode::ShuttingDown, "the server is shutting down")),
-        };
-        if let Err(error) = ready {
-            sandbox.destroy().await;
-            return Err(error);
-        }
-        Ok(Arc::new(sandbox))
+        Ok(Arc::new(self.maker.make(&claim.session, tell).await?))
     }
 
     fn isolation(&self) -> String {
@@ -191,7 +115,8 @@ impl SandboxProvider for ProcessProvider {
     }
 
     async fn forget(&self, session: &SessionId) -> Result<(), Error> {
-        let root = SessionDirs::of(&self.data_dir, session).root;
+        self.warm.end(session).await;
+        let root = SessionDirs::of(&self.maker.data_dir, session).root;
         let removed = tokio::task::spawn_blocking(move || dirs::remove(&root)).await;
         removed
             .map_err(io::Error::other)
@@ -200,10 +125,15 @@ impl SandboxProvider for ProcessProvider {
     }
 
     async fn shutdown(&self) {
-        self.stopping.cancel();
-        self.children.close();
-        self.children.wait().await;
-        self.zygote.shutdown().await;
+        self.maker.stopping.cancel();
+        self.maker.tasks.close();
+        self.maker.tasks.wait().await;
+        self.maker.zygote.shutdown().await;
+        let data_dir = self.maker.data_dir.clone();
+        let swept = tokio::task::spawn_blocking(move || warm::sweep(&data_dir).map_err(io::Error::other)).await;
+        if let Err(error) = swept.map_err(io::Error::other).flatten() {
+            tracing::warn!("the next start clears up what was made ahead: {error}");
+        }
     }
 }
 

@@ -39,7 +39,7 @@ impl Sessions {
         let digest = validate::digest(&request);
         let settings = validate::settings(request.session.unwrap_or_default())?;
         let id: SessionId = match request.session_id.as_str() {
-            "" => uuid::Uuid::now_v7().to_string().parse()?,
+            "" => self.services.router.new_id()?,
             id => id.parse().map_err(|_| Error::invalid("session_id", "must be 1 to 63 of a-z, 0-9 and \"-\""))?,
         };
         let request_key = match request.request_id.as_str() {

@@ -91,6 +91,9 @@ pub(crate) struct ServeArgs {
         default_value = "numpy,pandas,matplotlib.pyplot"
     )]
     pub warm_up: Vec<String>,
+    /// Sandboxes made ahead, so that sessions start in milliseconds; 0: none
+    #[arg(long, env = "KERNELBOX_WARM_SANDBOXES", value_name = "N", default_value_t = 1)]
+    pub warm_sandboxes: u32,
     /// How long a session's processes may take to start
     #[arg(long, env = "KERNELBOX_START_TIMEOUT", value_name = "TIME", default_value = "2m", value_parser = humantime::parse_duration)]
     pub start_timeout: Duration,
@@ -167,6 +170,7 @@ impl ServeArgs {
         config.process.supervisor = self.supervisor;
         config.process.uv = self.uv;
         config.process.warm_up = self.warm_up.into_iter().filter(|module| !module.is_empty()).collect();
+        config.process.warm_sandboxes = self.warm_sandboxes;
         config.process.start_timeout = self.start_timeout;
         config.drain_timeout = self.drain_timeout;
         config.allow_private_fetch = self.allow_private_fetch;

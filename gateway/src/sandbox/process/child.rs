@@ -69,6 +69,10 @@ impl ProcessSandbox {
             }
         }
     }
+
+    pub(super) fn lives(&self) -> bool {
+        self.ended.borrow().is_none()
+    }
 }
 
 /// The child's whole life, and what comes after it.
