@@ -50,6 +50,8 @@ pub struct Prompt {
     pub system: String,
     pub messages: Vec<Message>,
     pub tools: Vec<ToolSpec>,
+    /// The tools are those of the conversation, and none may be called now.
+    pub words_only: bool,
     /// Tokens of the answer, at most. None: what the adapter thinks right.
     pub max_output_tokens: Option<u32>,
 }

@@ -58,7 +58,7 @@ impl LocalModel {
             .arg(folder.join(text("model")))
             .arg("--chat-template-file")
             .arg(folder.join(text("chat_template")))
-            .args(["--jinja", "-np", "1", "-t", "2", "--host", "127.0.0.1", "--alias", &text("name")])
+            .args(["--jinja", "--temp", "0.2", "-np", "1", "-t", "2", "--host", "127.0.0.1", "--alias", &text("name")])
             .args(["-c", &manifest["context_tokens"].to_string(), "--port", &port.to_string()])
             .env("OMP_WAIT_POLICY", "passive")
             .stdin(Stdio::null())

@@ -202,7 +202,7 @@ async fn odd_calls_are_understood_or_explained() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_model_that_runs_the_same_code_again_is_asked_for_words() {
     let mut faulty = Faulty::start().await;
-    faulty.model.script(|seen| match seen.tools().is_empty() {
+    faulty.model.script(|seen| match seen.words_only() {
         true => Reply::text("It is 7."),
         false => Reply::python("print(7)"),
     });
@@ -215,7 +215,7 @@ async fn a_model_that_runs_the_same_code_again_is_asked_for_words() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_where_words_are_asked_for_is_not_run_and_ends_the_turn() {
     let mut faulty = Faulty::start().await;
-    faulty.model.script(|seen| match seen.tools().is_empty() {
+    faulty.model.script(|seen| match seen.words_only() {
         true => Reply::text("{\"name\": \"python\", \"arguments\": {\"code\": \"print('not run')\"}}"),
         false => Reply::python("print(7)"),
     });

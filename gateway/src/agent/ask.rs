@@ -13,10 +13,12 @@ use tokio::time::{Instant, sleep_until};
 
 use super::{Agent, Halt, budget, fenced, tools::Tools};
 use crate::{
-    model::{Answer, AssistantMessage, Chunk, Failure, ModelError, Prompt, Stop, Usage},
+    model::{Answer, AssistantMessage, Chunk, Failure, Message, ModelError, Part, Prompt, Stop, Usage},
     turns::Recorder,
 };
 
+/// What a model is told that goes on running the same code: small ones copy their last message unless they are asked anew.
+const ANSWER_NOW: &str = "Now answer my question in plain words. Do not run code any more.";
 /// Tries of one model call.
 const TRIES: usize = 5;
 /// The wait before the second try; it doubles, with jitter.
@@ -41,7 +43,8 @@ impl Agent {
         loop {
             let mut prompt = self.memory.prompt(self.model.as_ref(), &self.running.recorder).await?;
             if self.must_answer {
-                prompt.tools.clear();
+                prompt.words_only = true;
+                prompt.messages.push(Message::User(vec![Part::Text(ANSWER_NOW.to_owned())]));
             }
             let message = uuid::Uuid::now_v7().simple().to_string();
             let mut telling = Telling::new(&self.running.recorder, message);

@@ -131,6 +131,7 @@ impl Memory {
             system: self.system.clone(),
             messages: self.messages(),
             tools: self.tools.clone(),
+            words_only: false,
             max_output_tokens: Some(answer_tokens),
         })
     }
@@ -179,8 +180,8 @@ async fn ask(model: &dyn ChatModel, told: String) -> Result<String, ModelError> 
     let prompt = Prompt {
         system: SUMMARISE.to_owned(),
         messages: vec![Message::User(vec![Part::Text(told)])],
-        tools: Vec::new(),
         max_output_tokens: Some(1024),
+        ..Prompt::default()
     };
     let mut chunks = model.ask(&prompt).await?;
     while let Some(chunk) = chunks.next().await {

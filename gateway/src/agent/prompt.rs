@@ -56,7 +56,7 @@ pub(crate) fn python() -> ToolSpec {
                 .to_owned(),
         parameters: json!({
             "type": "object",
-            "properties": { "code": { "type": "string", "description": "The Python code to run" } },
+            "properties": { "code": { "type": "string", "description": "The Python code to run, one statement a line" } },
             "required": ["code"],
         }),
     }

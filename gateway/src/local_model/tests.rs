@@ -129,6 +129,7 @@ async fn the_model_is_started_by_the_first_who_needs_it_and_ready_when_it_says_s
         &["--host", "127.0.0.1"][..],
         &["--jinja", "--chat-template-file", template.to_str().unwrap()],
         &["-c", "8192", "-np", "1"],
+        &["--temp", "0.2"],
         &["--alias", "small-coder"],
     ] {
         assert!(arguments.windows(wanted.len()).any(|it| it == wanted), "{wanted:?} in {arguments:?}");

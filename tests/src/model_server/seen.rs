@@ -99,6 +99,12 @@ impl Seen {
         tools.chain(functions).filter_map(Value::as_str).map(str::to_owned).collect()
     }
 
+    /// It wants words: no tool may be called.
+    pub fn words_only(&self) -> bool {
+        let choice = &self.body["tool_choice"];
+        choice == "none" || choice["type"] == "none"
+    }
+
     /// It uses the `functions` of before there were tools.
     pub fn is_legacy(&self) -> bool {
         self.body["functions"].is_array()

@@ -48,7 +48,7 @@ pub fn question() -> Prompt {
             description: "runs code".into(),
             parameters: json!({"type": "object", "properties": {"code": {"type": "string"}}}),
         }],
-        max_output_tokens: None,
+        ..Prompt::default()
     }
 }
 

@@ -32,6 +32,8 @@ pub(super) fn body(model: &str, prompt: &Prompt, manner: Manner) -> Value {
     if tools.is_empty() && !names.is_empty() {
         // Calls in the messages want their tools declared, though none may be called now.
         tools = names.iter().map(|name| json!({"name": name, "input_schema": {"type": "object"}})).collect();
+    }
+    if !tools.is_empty() && (prompt.words_only || prompt.tools.is_empty()) {
         body.insert("tool_choice".into(), json!({"type": "none"}));
     }
     let mut messages = messages(model, prompt, manner);

@@ -35,6 +35,9 @@ pub(super) fn body(model: &str, prompt: &Prompt, manner: Manner) -> Value {
             json!({"type": "function", "function": function})
         });
         body.insert("tools".into(), tools.collect());
+        if prompt.words_only {
+            body.insert("tool_choice".into(), "none".into());
+        }
         if manner.no_effort {
             body.insert("reasoning_effort".into(), "none".into());
         }

@@ -62,7 +62,9 @@ fn results_come_first_in_the_users_message_with_their_images() {
         ])
     );
     assert_eq!(all["tools"][0]["cache_control"], ephemeral, "without a system prompt the tools are what is stable");
-    assert!(all.get("temperature").is_none() && all.get("thinking").is_none());
+    assert!(["temperature", "thinking", "tool_choice"].iter().all(|field| all.get(field).is_none()));
+    let all = body("m", &Prompt { words_only: true, ..prompt }, MANNER);
+    assert_eq!((all["tools"].as_array().unwrap().len(), &all["tool_choice"]), (1, &json!({"type": "none"})));
 }
 
 #[test]

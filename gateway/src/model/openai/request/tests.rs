@@ -39,12 +39,16 @@ fn a_prompt_has_its_parts_in_their_places_and_no_temperature() {
         messages: vec![Message::User(vec![text("hi")])],
         tools,
         max_output_tokens: Some(100),
+        ..Prompt::default()
     };
     let all = body("m", &prompt, MANNER);
     assert_eq!(all["messages"], json!([{"role": "system", "content": "be good"}, {"role": "user", "content": "hi"}]));
     assert_eq!(all["tools"][0]["function"]["parameters"], json!({"type": "object"}));
     assert_eq!((&all["stream_options"], &all["max_completion_tokens"]), (&json!({"include_usage": true}), &json!(100)));
-    assert!(all.get("temperature").is_none() && all.get("reasoning_effort").is_none());
+    let unset = ["temperature", "reasoning_effort", "tool_choice"];
+    assert!(unset.iter().all(|field| all.get(field).is_none()));
+    let all = body("m", &Prompt { words_only: true, ..prompt.clone() }, MANNER);
+    assert_eq!((all["tools"].as_array().unwrap().len(), &all["tool_choice"]), (1, &json!("none")));
     let other = body("m", &prompt, Manner { usage: false, completion_tokens: false, no_effort: true });
     assert_eq!((&other["max_tokens"], &other["reasoning_effort"]), (&json!(100), &json!("none")));
     assert!(other.get("stream_options").is_none());
