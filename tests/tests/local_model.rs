@@ -1,6 +1,6 @@
 //! Prompts answered by a real model: the small one that runs on this machine, offline. It is not always right: two tries of three must be.
 //!
-//! Ignored by `cargo test`, because the model has to be got first: `make test-model` does that.
+//! Ignored by `cargo test`, because the model has to be got first: `make test` does that and runs [`few`], `make test-model` runs [`all`].
 use std::time::Instant;
 
 use kernelbox_proto::v1::{execution_event, turn_event::Kind};
@@ -11,6 +11,12 @@ use kernelbox_tests::{
 
 const TRIES: usize = 3;
 const NEEDED: usize = 2;
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the local model: make test"]
+async fn few() {
+    each_passes(&[PRODUCT, SINE]).await;
+}
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs the local model, takes minutes: make test-model"]
