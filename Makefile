@@ -6,7 +6,7 @@ PYTHON_SOURCES := $(wildcard kernel-image/kernel) deploy tests
 PYTHON_TESTS := $(wildcard kernel-image/kernel/tests) deploy/local-model/tests tests/python tests/compare
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-model lint build release bench bench-turns tools clean
+.PHONY: help demo test test-model lint crds build release bench bench-turns tools clean
 
 help: ## This list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ lint: tools ## Every check that needs no running program.
 	cargo deny --locked check bans licenses sources
 	ruff check $(PYTHON_SOURCES)
 	ruff format --check $(PYTHON_SOURCES)
+
+crds: ## Writes the resource definitions anew, after a change of controller/api.
+	cargo run --quiet --locked -p kernelbox-controller -- crd >.crds.yaml && mv .crds.yaml deploy/crds/kernelbox.dev.yaml
 
 build: ## The programs, for development: target/debug/kernelbox and kernelbox-supervisor.
 	cargo build --workspace --bins --locked

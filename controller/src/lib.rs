@@ -1,0 +1,4 @@
+//! The operator: gives sandboxes to sessions and keeps them ahead of demand.
+pub mod crd;
+pub mod names;
+pub mod pod;

@@ -1,0 +1,257 @@
+//! The pod of a sandbox, as its template wants it and as safe as every sandbox is. Pure.
+pub mod observe;
+mod overlay;
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::{
+    api::core::v1::{
+        Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EmptyDirVolumeSource, EnvVar, EnvVarSource,
+        GRPCAction, ObjectFieldSelector, Pod, PodSecurityContext, PodSpec, Probe, ResourceRequirements, SeccompProfile,
+        SecurityContext, Toleration, Volume, VolumeMount,
+    },
+    apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::ObjectMeta},
+};
+use kernelbox_api::{
+    Accelerator, POOL_LABEL, SANDBOX_LABEL, Sandbox, SandboxTemplate, SandboxTemplateSpec, TEMPLATE_HASH_LABEL,
+    TEMPLATE_LABEL, WorkspaceMedium,
+};
+use kube::{Resource as _, ResourceExt as _};
+
+/// The container that kernels run in.
+pub const CONTAINER: &str = "kernel";
+/// Where its supervisor listens.
+pub const PORT: i32 = 7090;
+/// Code runs as this user; the images have it.
+const USER: i64 = 1000;
+/// The session's files, and beside them its packages: one volume.
+const WORKSPACE: &str = "/workspace";
+const PACKAGES: &str = "/packages";
+/// All else that is written: one more.
+const HOME: &str = "/home/kernelbox";
+const RUN: &str = "/run/kernelbox";
+const STATE: &str = "/var/lib/kernelbox";
+const KEYS: &str = "/etc/kernelbox/keys";
+/// Room for what is neither workspace nor packages.
+const SCRATCH: &str = "1Gi";
+/// A pod whose node stops to answer is given up after so many seconds.
+const NOT_READY: i64 = 30;
+/// For the last checkpoint.
+const GRACE_SECONDS: i64 = 30;
+
+/// What is not the template's to say.
+#[derive(Debug, Clone)]
+pub struct Platform {
+    /// The config map with the public keys that tokens are checked with, one `<kid>.pem` each.
+    pub public_keys: String,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    #[error("podTemplate cannot be laid over the pod: {0}")]
+    Overlay(String),
+    #[error("a pod is not JSON")]
+    Json(#[source] serde_json::Error),
+}
+
+/// The pod of this sandbox.
+pub fn build(
+    sandbox: &Sandbox,
+    template: &SandboxTemplate,
+    hash: &str,
+    platform: &Platform,
+) -> Result<Pod, BuildError> {
+    let mut pod = shape(template, platform)?;
+    let name = sandbox.name_any();
+    let labels = pod.metadata.labels.get_or_insert_default();
+    labels.insert(TEMPLATE_HASH_LABEL.to_owned(), hash.to_owned());
+    labels.insert(SANDBOX_LABEL.to_owned(), name.clone());
+    if let Some(pool) = sandbox.labels().get(POOL_LABEL) {
+        labels.insert(POOL_LABEL.to_owned(), pool.clone());
+    }
+    pod.metadata.namespace = sandbox.namespace();
+    pod.metadata.name = Some(name);
+    pod.metadata.owner_references = sandbox.controller_owner_ref(&()).map(|owner| vec![owner]);
+    Ok(pod)
+}
+
+/// All that the template's pods have in common.
+pub fn shape(template: &SandboxTemplate, platform: &Platform) -> Result<Pod, BuildError> {
+    let spec = &template.spec;
+    let own = PodSpec {
+        automount_service_account_token: Some(false),
+        enable_service_links: Some(false),
+        restart_policy: Some("Never".to_owned()),
+        termination_grace_period_seconds: Some(GRACE_SECONDS),
+        active_deadline_seconds: Some(deadline(spec)),
+        image_pull_secrets: Some(spec.image_pull_secrets.clone()).filter(|it| !it.is_empty()),
+        runtime_class_name: spec.isolation.runtime_class_name.clone(),
+        host_users: spec.isolation.host_users,
+        security_context: Some(PodSecurityContext {
+            run_as_non_root: Some(true),
+            run_as_user: Some(USER),
+            run_as_group: Some(USER),
+            fs_group: Some(USER),
+            seccomp_profile: Some(spec.isolation.seccomp.clone().unwrap_or_else(runtime_default)),
+            ..Default::default()
+        }),
+        node_selector: spec.accelerator.as_ref().map(|it| it.node_selector.clone()).filter(|it| !it.is_empty()),
+        tolerations: Some(tolerations(spec.accelerator.as_ref())),
+        containers: vec![container(spec)],
+        volumes: Some(volumes(spec, platform)),
+        ..Default::default()
+    };
+    let labels = [
+        ("app.kubernetes.io/name", "kernelbox-sandbox".to_owned()),
+        ("app.kubernetes.io/managed-by", "kernelbox-controller".to_owned()),
+        (TEMPLATE_LABEL, template.name_any()),
+    ];
+    // A warm one may be moved at any time; the claim takes this back.
+    let annotations = [("cluster-autoscaler.kubernetes.io/safe-to-evict", "true".to_owned())];
+    let named = |pairs: &[(&str, String)]| pairs.iter().map(|(k, v)| ((*k).to_owned(), v.clone())).collect();
+    let pod = Pod {
+        metadata: ObjectMeta {
+            labels: Some(named(&labels)),
+            annotations: Some(named(&annotations)),
+            ..Default::default()
+        },
+        spec: Some(own),
+        status: None,
+    };
+    match &spec.pod_template {
+        Some(wanted) => overlay::lay(pod, wanted),
+        None => Ok(pod),
+    }
+}
+
+fn runtime_default() -> SeccompProfile {
+    SeccompProfile { type_: "RuntimeDefault".to_owned(), ..Default::default() }
+}
+
+/// The node ends the pod by itself then, should nobody else: its life and its start, with a margin.
+fn deadline(spec: &SandboxTemplateSpec) -> i64 {
+    let lifecycle = &spec.lifecycle;
+    let of = |duration: kube::core::Duration| std::time::Duration::from(duration);
+    let whole = of(lifecycle.max_lifetime) + of(lifecycle.start_timeout) + of(lifecycle.unsaved_grace);
+    i64::try_from(whole.as_secs()).unwrap_or(i64::MAX / 2).saturating_add(600)
+}
+
+fn tolerations(accelerator: Option<&Accelerator>) -> Vec<Toleration> {
+    let gone = ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"].map(|key| Toleration {
+        key: Some(key.to_owned()),
+        operator: Some("Exists".to_owned()),
+        effect: Some("NoExecute".to_owned()),
+        toleration_seconds: Some(NOT_READY),
+        ..Default::default()
+    });
+    gone.into_iter().chain(accelerator.into_iter().flat_map(|it| it.tolerations.clone())).collect()
+}
+
+fn container(spec: &SandboxTemplateSpec) -> Container {
+    let value = |name: &str, value: String| EnvVar { name: name.to_owned(), value: Some(value), ..Default::default() };
+    let mut env = spec.env.clone();
+    // What the supervisor is told comes last, so that it wins.
+    env.extend([
+        value("HOME", HOME.to_owned()),
+        value("KERNELBOX_LISTEN", format!("0.0.0.0:{PORT}")),
+        value("KERNELBOX_WARM_UP", spec.warm_up.join(",")),
+        value("KERNELBOX_WORKSPACE", WORKSPACE.to_owned()),
+        value("KERNELBOX_PACKAGES", PACKAGES.to_owned()),
+        value("KERNELBOX_STATE_DIR", STATE.to_owned()),
+        value("KERNELBOX_RUN_DIR", RUN.to_owned()),
+        value("KERNELBOX_PUBLIC_KEYS", KEYS.to_owned()),
+        EnvVar {
+            name: "KERNELBOX_UID".to_owned(),
+            value_from: Some(EnvVarSource {
+                field_ref: Some(ObjectFieldSelector { field_path: "metadata.uid".to_owned(), ..Default::default() }),
+                ..Default::default()
+            }),
+            ..Default::default()
+        },
+    ]);
+    let mount = |volume: &str, path: &str, within: Option<&str>| VolumeMount {
+        name: volume.to_owned(),
+        mount_path: path.to_owned(),
+        sub_path: within.map(str::to_owned),
+        ..Default::default()
+    };
+    let mut mounts = vec![
+        mount("workspace", WORKSPACE, Some("workspace")),
+        mount("workspace", PACKAGES, Some("packages")),
+        mount("scratch", HOME, Some("home")),
+        mount("scratch", "/tmp", Some("tmp")),
+        mount("scratch", RUN, Some("run")),
+        mount("scratch", STATE, Some("state")),
+        VolumeMount { read_only: Some(true), ..mount("keys", KEYS, None) },
+    ];
+    if spec.accelerator.as_ref().is_some_and(|it| it.shared_memory.is_some()) {
+        mounts.push(mount("shared-memory", "/dev/shm", None));
+    }
+    Container {
+        name: CONTAINER.to_owned(),
+        image: Some(spec.image.clone()),
+        image_pull_policy: spec.image_pull_policy.clone(),
+        env: Some(env),
+        ports: Some(vec![ContainerPort { name: Some("grpc".to_owned()), container_port: PORT, ..Default::default() }]),
+        resources: Some(resources(spec)),
+        security_context: Some(SecurityContext {
+            allow_privilege_escalation: Some(false),
+            read_only_root_filesystem: Some(true),
+            capabilities: Some(Capabilities { drop: Some(vec!["ALL".to_owned()]), ..Default::default() }),
+            ..Default::default()
+        }),
+        // Serving means that the first kernel has answered. Often at first, as claims wait for it.
+        readiness_probe: Some(Probe {
+            grpc: Some(GRPCAction { port: PORT, ..Default::default() }),
+            period_seconds: Some(1),
+            timeout_seconds: Some(2),
+            failure_threshold: Some(30),
+            ..Default::default()
+        }),
+        volume_mounts: Some(mounts),
+        ..Default::default()
+    }
+}
+
+/// Every resource has a limit: the template's, or ours.
+fn resources(spec: &SandboxTemplateSpec) -> ResourceRequirements {
+    let mut resources = spec.resources.clone();
+    let limits = resources.limits.get_or_insert_default();
+    for (name, quantity) in [("cpu", "1"), ("memory", "2Gi"), ("ephemeral-storage", "4Gi")] {
+        limits.entry(name.to_owned()).or_insert_with(|| Quantity(quantity.to_owned()));
+    }
+    if let Some(resource) = spec.accelerator.as_ref().and_then(|it| it.resource.as_ref()) {
+        limits.insert(resource.name.clone(), Quantity(resource.count.to_string()));
+    }
+    resources
+}
+
+fn volumes(spec: &SandboxTemplateSpec, platform: &Platform) -> Vec<Volume> {
+    let empty = |name: &str, medium: Option<&str>, size: Quantity| Volume {
+        name: name.to_owned(),
+        empty_dir: Some(EmptyDirVolumeSource { medium: medium.map(str::to_owned), size_limit: Some(size) }),
+        ..Default::default()
+    };
+    let medium = match spec.workspace.medium {
+        WorkspaceMedium::Disk => None,
+        WorkspaceMedium::Memory => Some("Memory"),
+    };
+    let keys = ConfigMapVolumeSource { name: platform.public_keys.clone(), ..Default::default() };
+    let mut volumes = vec![
+        empty("workspace", medium, spec.workspace.size.clone()),
+        empty("scratch", None, Quantity(SCRATCH.to_owned())),
+        Volume { name: "keys".to_owned(), config_map: Some(keys), ..Default::default() },
+    ];
+    if let Some(size) = spec.accelerator.as_ref().and_then(|it| it.shared_memory.clone()) {
+        volumes.push(empty("shared-memory", Some("Memory"), size));
+    }
+    volumes
+}
+
+/// Labels of a template's pods, for lists and policies.
+pub fn selector(template: &str) -> BTreeMap<String, String> {
+    BTreeMap::from([(TEMPLATE_LABEL.to_owned(), template.to_owned())])
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,107 @@
+use kernelbox_api::{PodOverlay, PodOverlayMetadata, Sandbox, SandboxTemplate};
+use serde_json::{Value, json};
+
+use super::*;
+use crate::names;
+
+fn template(spec: Value) -> SandboxTemplate {
+    let mut whole = json!({"image": "kernelbox/kernel:1"});
+    whole.as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
+    let object = json!({"apiVersion": "kernelbox.dev/v1alpha1", "kind": "SandboxTemplate", "metadata": {"name": "default"}, "spec": whole});
+    serde_json::from_value(object).unwrap()
+}
+
+fn platform() -> Platform {
+    Platform { public_keys: "kernelbox-keys".into() }
+}
+
+fn made(spec: Value) -> Pod {
+    let mut sandbox =
+        Sandbox::new("default-1", serde_json::from_value(json!({"templateRef": {"name": "default"}})).unwrap());
+    sandbox.metadata.uid = Some("u1".into());
+    sandbox.metadata.namespace = Some("sandboxes".into());
+    build(&sandbox, &template(spec), "h1", &platform()).unwrap()
+}
+
+fn overlay(spec: Value) -> Value {
+    json!({"podTemplate": {"metadata": {}, "spec": spec}})
+}
+
+#[test]
+fn the_default_pod_is_as_it_is_promised() {
+    insta::assert_json_snapshot!(made(json!({})));
+}
+
+#[test]
+fn an_accelerator_brings_its_devices_nodes_and_memory() {
+    let accelerator = json!({"resource": {"name": "nvidia.com/gpu", "count": 2}, "nodeSelector": {"gpu": "yes"},
+        "tolerations": [{"key": "gpu", "operator": "Exists"}], "sharedMemory": "1Gi"});
+    let spec = made(json!({"accelerator": accelerator, "resources": {"limits": {"memory": "16Gi"}}})).spec.unwrap();
+    let limits = spec.containers[0].resources.as_ref().unwrap().limits.as_ref().unwrap();
+    let of = |name: &str| limits[name].0.clone();
+    assert_eq!((of("nvidia.com/gpu"), of("memory"), of("cpu")), ("2".into(), "16Gi".into(), "1".into()));
+    assert_eq!(spec.node_selector.unwrap()["gpu"], "yes");
+    assert!(spec.tolerations.unwrap().iter().any(|it| it.key.as_deref() == Some("gpu")));
+    assert!(spec.volumes.unwrap().iter().any(|it| it.name == "shared-memory"));
+}
+
+#[test]
+fn an_overlay_adds_what_it_may() {
+    let spec = json!({
+        "priorityClassName": "low",
+        "tolerations": [{"key": "mine", "operator": "Exists"}],
+        "containers": [{"name": "kernel", "env": [{"name": "HF_HOME", "value": "/home/kernelbox/hf"}],
+            "volumeMounts": [{"name": "models", "mountPath": "/models", "readOnly": true}]}],
+        "volumes": [{"name": "models", "persistentVolumeClaim": {"claimName": "models"}}],
+    });
+    let pod = made(overlay(spec));
+    let spec = pod.spec.unwrap();
+    assert_eq!(spec.priority_class_name.as_deref(), Some("low"));
+    assert_eq!(spec.tolerations.unwrap().len(), 3);
+    let env = spec.containers[0].env.as_ref().unwrap();
+    assert!(env.iter().any(|it| it.name == "HF_HOME") && env.iter().any(|it| it.name == "KERNELBOX_UID"));
+    assert_eq!(spec.containers.len(), 1);
+    assert!(spec.volumes.unwrap().iter().any(|it| it.name == "models"));
+}
+
+#[test]
+fn an_overlay_cannot_loosen_security() {
+    let kernel = |more: Value| {
+        let mut container = json!({"name": "kernel"});
+        container.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        json!({"containers": [container]})
+    };
+    for spec in [
+        json!({"hostNetwork": true}),
+        json!({"hostPID": true}),
+        json!({"serviceAccountName": "admin"}),
+        json!({"automountServiceAccountToken": true}),
+        json!({"securityContext": {"runAsUser": 0}}),
+        json!({"restartPolicy": "Always"}),
+        json!({"initContainers": [{"name": "x"}]}),
+        json!({"containers": [{"name": "sidecar", "image": "x"}]}),
+        json!({"volumes": [{"name": "x", "hostPath": {"path": "/"}}]}),
+        json!({"volumes": [{"name": "x", "projected": {"sources": []}}]}),
+        json!({"volumes": [{"name": "keys", "configMap": {"name": "mine"}}]}),
+        json!({"volumes": "all"}),
+        json!("privileged"),
+        kernel(json!({"securityContext": {"privileged": true}})),
+        kernel(json!({"env": [{"name": "KERNELBOX_PUBLIC_KEYS", "value": "/workspace"}]})),
+    ] {
+        let wanted = template(overlay(spec.clone()));
+        assert!(matches!(shape(&wanted, &platform()), Err(BuildError::Overlay(_))), "{spec}");
+    }
+    let labels = [("kernelbox.dev/template".to_owned(), "other".to_owned())].into();
+    let metadata = PodOverlayMetadata { labels, ..Default::default() };
+    let mut wanted = template(json!({}));
+    wanted.spec.pod_template = Some(PodOverlay { metadata, spec: json!({}) });
+    assert!(shape(&wanted, &platform()).is_err(), "a label by which policies choose");
+}
+
+#[test]
+fn pods_that_would_be_alike_have_the_same_hash() {
+    let hash = |spec: Value| names::template_hash(&template(spec), &platform()).unwrap();
+    assert_eq!(hash(json!({})), hash(json!({"lifecycle": {"idleTimeout": "1h"}})), "idleTimeout is no part of the pod");
+    assert_ne!(hash(json!({})), hash(json!({"warmUp": []})));
+    assert_ne!(hash(json!({})), hash(json!({"image": "kernelbox/kernel:2"})));
+}
