@@ -2,3 +2,5 @@
 pub mod crd;
 pub mod names;
 pub mod pod;
+pub mod queue;
+pub mod size;
