@@ -27,7 +27,10 @@ use kernelbox_proto::{
 };
 
 use self::{budget::Budget, memory::Memory, repetition::Repetition, tools::Tools};
-pub(crate) use self::{mcp::Connector, prompt::system as system_prompt};
+pub(crate) use self::{
+    mcp::Connector,
+    prompt::{PYTHON, system as system_prompt},
+};
 use crate::{
     limits::TurnLimits,
     model::{Answer, AssistantMessage, ChatModel, Message, Part, Stop},

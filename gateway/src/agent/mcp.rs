@@ -34,6 +34,8 @@ use failure::Failure;
 
 /// To connect to a server and list its tools.
 const CONNECT: Duration = Duration::from_secs(20);
+/// How long a call may take, where the server's settings do not say.
+const CALL: Duration = Duration::from_secs(300);
 /// To take leave of a server.
 const CLOSE: Duration = Duration::from_secs(2);
 const MAX_REDIRECTS: usize = 5;
@@ -65,6 +67,8 @@ pub(crate) struct Tools {
 struct Connection {
     service: RunningService<RoleClient, ClientConfig>,
     failure: Failure,
+    /// Of a call.
+    timeout: Duration,
 }
 
 #[derive(Debug)]
@@ -78,7 +82,6 @@ struct Offer {
 /// How a tool is called.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct CallOptions {
-    pub(crate) timeout: Duration,
     /// Bytes of text in the result.
     pub(crate) limit: usize,
     pub(crate) sees_images: bool,
@@ -130,6 +133,7 @@ impl Connector {
 
     async fn open(&self, server: &McpServer) -> Result<(Connection, Vec<Tool>), Error> {
         let failure = Failure::new(server);
+        let timeout = server.timeout.and_then(|it| it.try_into().ok()).unwrap_or(CALL);
         let url =
             Url::parse(&server.url).map_err(|_| failure.error(ErrorCode::UrlRefused, "its address is not valid"))?;
         self.reach.check(&url).map_err(|error| failure.error(error.code, &error.message))?;
@@ -147,8 +151,9 @@ impl Connector {
             let tools = list(&service, &failure).await?;
             Ok((service, tools))
         };
-        match tokio::time::timeout(self.connect, opening).await {
-            Ok(opened) => opened.map(|(service, tools)| (Connection { service, failure }, tools)),
+        // A caller who waits less for an answer waits no longer for the first one.
+        match tokio::time::timeout(self.connect.min(timeout), opening).await {
+            Ok(opened) => opened.map(|(service, tools)| (Connection { service, failure, timeout }, tools)),
             Err(_) => Err(failure.error(ErrorCode::UrlFailed, "does not answer in time")),
         }
     }
@@ -202,11 +207,11 @@ impl Tools {
         tokio::select! {
             biased;
             () = cancel.cancelled() => Answered::failed("The call was cancelled."),
-            answer = tokio::time::timeout(options.timeout, server.service.call_tool(asked)) => match answer {
+            answer = tokio::time::timeout(server.timeout, server.service.call_tool(asked)) => match answer {
                 Ok(Ok(result)) => answered::read(result, options),
                 Ok(Err(error)) => Answered::failed(server.failure.calling(&error)),
                 Err(_) => {
-                    let limit = humantime::format_duration(options.timeout);
+                    let limit = humantime::format_duration(server.timeout);
                     Answered::failed(format!("The tool gave no answer within {limit}; the call was cancelled."))
                 }
             },

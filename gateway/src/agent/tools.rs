@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use futures::future::try_join_all;
 use kernelbox_proto::{
     Error,
-    v1::{self, ToolCallRequested, ToolResult, TurnStatus, turn_event::Kind},
+    v1::{self, ToolCallRequested, ToolCalled, ToolResult, TurnStatus, turn_event::Kind},
 };
 
 use super::{
@@ -19,8 +19,6 @@ use crate::{
 
 /// How long a client may take to answer, where its tool does not say.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(300);
-/// How long an MCP server may take.
-const MCP_TIMEOUT: Duration = Duration::from_secs(300);
 /// Arguments of a call, in bytes.
 const ARGUMENTS_BYTES: usize = 128 << 10;
 /// What the model is shown of a tool's answer, in bytes.
@@ -79,8 +77,13 @@ impl Tools {
                     (vec![Part::Text(text::middle_cut(&content, SHOWN_BYTES))], failed)
                 }
                 None if self.has(&call.name) => {
-                    let options =
-                        mcp::CallOptions { timeout: MCP_TIMEOUT, limit: SHOWN_BYTES, sees_images: self.sees_images };
+                    let called = ToolCalled {
+                        tool_call: call.id.clone(),
+                        tool: call.name.clone(),
+                        arguments: Some(json::to_struct(arguments.clone())),
+                    };
+                    running.recorder.tell(Kind::ToolCalled(called)).await?;
+                    let options = mcp::CallOptions { limit: SHOWN_BYTES, sees_images: self.sees_images };
                     let answered = self.servers.call(&call.name, arguments, options, running.cancel_token()).await;
                     (answered.parts, answered.failed)
                 }

@@ -76,10 +76,9 @@ fn name(text: &str) -> String {
 mod tests {
     use super::*;
     use crate::agent::picture::tests::png_of;
-    use std::time::Duration;
 
     fn text(result: CallToolResult, sees_images: bool) -> (String, usize, bool) {
-        let options = CallOptions { timeout: Duration::ZERO, limit: 300, sees_images };
+        let options = CallOptions { limit: 300, sees_images };
         let answered = read(result, options);
         let Part::Text(text) = &answered.parts[0] else { panic!("text comes first") };
         (text.clone(), answered.parts.len() - 1, answered.failed)

@@ -132,6 +132,7 @@ impl Fake {
             name: "weather".into(),
             url: format!("http://127.0.0.1:{}{path}", self.port),
             headers: [("authorization".to_owned(), KEY.to_owned())].into(),
+            timeout: None,
         }
     }
 }
@@ -148,7 +149,7 @@ async fn refused(connector: &Connector, server: McpServer) -> Error {
 }
 
 fn options() -> CallOptions {
-    CallOptions { timeout: Duration::from_secs(20), limit: 1000, sees_images: true }
+    CallOptions { limit: 1000, sees_images: true }
 }
 
 async fn call(tools: &Tools, name: &str, arguments: Value) -> Answered {
@@ -206,23 +207,26 @@ async fn calls_answer_with_text_images_and_failures() {
 #[tokio::test]
 async fn a_call_ends_at_its_timeout_and_when_it_is_cancelled_and_the_server_learns_of_it() {
     let fake = Fake::start().await;
-    let tools = connector().connect(&[fake.at("/mcp")], &[]).await.unwrap();
-    let short = CallOptions { timeout: Duration::from_millis(200), ..options() };
-    let slow = tools.call("weather_slow", Map::new(), short, &CancellationToken::new()).await;
+    let short = Duration::from_millis(200).try_into().ok();
+    let tools = connector().connect(&[McpServer { timeout: short, ..fake.at("/mcp") }], &[]).await.unwrap();
+    let slow = tools.call("weather_slow", Map::new(), options(), &CancellationToken::new()).await;
     assert!(slow.failed && words(&slow).contains("no answer within 200ms"), "{slow:?}");
     until("the server cancels the first call", || fake.seen.cancelled.load(Ordering::SeqCst) == 1).await;
 
+    let patient = connector().connect(&[fake.at("/mcp")], &[]).await.unwrap();
     let cancel = CancellationToken::new();
     let stop = async {
         until("the second call waits", || fake.seen.waiting.load(Ordering::SeqCst) == 2).await;
         cancel.cancel();
     };
-    let (slow, ()) = tokio::join!(tools.call("weather_slow", Map::new(), options(), &cancel), stop);
+    let (slow, ()) = tokio::join!(patient.call("weather_slow", Map::new(), options(), &cancel), stop);
     assert_eq!((words(&slow), slow.failed), ("The call was cancelled.", true));
     until("the server cancels the second call", || fake.seen.cancelled.load(Ordering::SeqCst) == 2).await;
-    // The connection is as good as before.
-    assert!(!call(&tools, "weather_echo", json!({})).await.failed);
-    tools.close().await;
+    // The connections are as good as before.
+    for tools in [tools, patient] {
+        assert!(!call(&tools, "weather_echo", json!({})).await.failed);
+        tools.close().await;
+    }
 }
 
 #[tokio::test]
@@ -258,9 +262,11 @@ async fn a_server_that_cannot_be_used_is_named_without_its_headers() {
 async fn a_server_that_never_answers_is_not_waited_for() {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let url = format!("http://{}/", listener.local_addr().unwrap());
-    let connector = Connector { connect: Duration::from_millis(200), ..connector() };
     let server = McpServer { name: "weather".into(), url, ..Default::default() };
-    assert!(refused(&connector, server).await.message.contains("does not answer in time"));
+    let hasty = Connector { connect: Duration::from_millis(200), ..connector() };
+    assert!(refused(&hasty, server.clone()).await.message.contains("does not answer in time"));
+    let server = McpServer { timeout: Duration::from_millis(200).try_into().ok(), ..server };
+    assert!(refused(&connector(), server).await.message.contains("does not answer in time"));
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use std::{collections::BTreeSet, io::IsTerminal as _, path::Path};
 
 use kernelbox_proto::v1::{
     Artifact, ArtifactChange, ExecutionEvent, MessageRestarted, PackageInstalled, Retry, TextDelta, ToolCallRequested,
-    TurnCompleted, TurnEvent, TurnStarted, execution_event::Kind as CodeKind, turn_event::Kind,
+    ToolCalled, TurnCompleted, TurnEvent, TurnStarted, execution_event::Kind as CodeKind, turn_event::Kind,
 };
 
 use self::message::Message;
@@ -100,6 +100,7 @@ impl Output {
             Some(Kind::PackageInstalled(package)) => self.package(&package),
             Some(Kind::Artifact(artifact)) => self.made(artifact),
             Some(Kind::ToolCallRequested(call)) => self.tool_call(&call)?,
+            Some(Kind::ToolCalled(call)) => self.tool_called(&call)?,
             Some(Kind::ToolResult(result)) => {
                 if !self.code_calls.contains(&result.tool_call) {
                     self.note(&words::tool_result(&result));
@@ -265,6 +266,12 @@ impl Output {
         self.message_is_complete()?;
         self.note(&words::tool_call(call));
         self.show.screen.progress.say(format!("waiting for an answer of the tool {}", visible(&call.tool)));
+        Ok(())
+    }
+
+    fn tool_called(&mut self, call: &ToolCalled) -> Result<()> {
+        self.message_is_complete()?;
+        self.show.screen.progress.say(format!("the model uses {}", visible(&call.tool)));
         Ok(())
     }
 

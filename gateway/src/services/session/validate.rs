@@ -11,6 +11,8 @@ use kernelbox_proto::{
 use prost::Message as _;
 use sha2::{Digest as _, Sha256};
 
+use crate::agent::PYTHON;
+
 const MAX_LABELS: usize = 64;
 const MAX_LABEL_BYTES: usize = 63;
 const MAX_NAME: usize = 256;
@@ -121,6 +123,12 @@ fn check_tools(tools: &[Tool]) -> Result<(), Error> {
         if tool.name.is_empty() || tool.name.len() > 64 || !tool.name.bytes().all(allowed) {
             return Err(Error::invalid(&field("name"), "must be 1 to 64 of A-Z, a-z, 0-9, \"_\" and \"-\""));
         }
+        if tool.name == PYTHON {
+            return Err(Error::invalid(
+                &field("name"),
+                "\"python\" runs code in the session; give the tool another name",
+            ));
+        }
         if !names.insert(tool.name.as_str()) {
             return Err(Error::invalid(&field("name"), format!("{:?} is there twice", tool.name)));
         }
@@ -138,9 +146,7 @@ fn check_tools(tools: &[Tool]) -> Result<(), Error> {
         if !tool.parameters.as_ref().is_none_or(of_object) {
             return Err(Error::invalid(&field("parameters"), "must be a JSON schema of type object"));
         }
-        if tool.timeout.is_some_and(|it| !Duration::try_from(it).is_ok_and(|it| !it.is_zero())) {
-            return Err(Error::invalid(&field("timeout"), "must be more than 0"));
-        }
+        check_timeout(&field("timeout"), tool.timeout)?;
     }
     Ok(())
 }
@@ -165,8 +171,18 @@ fn check_servers(servers: &[McpServer]) -> Result<(), Error> {
                 return Err(Error::invalid(&field("headers"), format!("{name:?} is not a header with a valid value")));
             }
         }
+        check_timeout(&field("timeout"), server.timeout)?;
     }
     Ok(())
+}
+
+fn check_timeout(field: &str, timeout: Option<prost_types::Duration>) -> Result<(), Error> {
+    match timeout {
+        Some(it) if !Duration::try_from(it).is_ok_and(|it| !it.is_zero()) => {
+            Err(Error::invalid(field, "must be more than 0"))
+        }
+        _ => Ok(()),
+    }
 }
 
 pub(super) fn request_id(id: &str) -> Result<(), Error> {
@@ -258,8 +274,19 @@ mod tests {
             ("session.template", Session { template: "gpu".into(), ..base() }),
             ("session.tools[1].name", Session { tools: vec![tool("a"), tool("a")], ..base() }),
             ("session.tools[0].name", Session { tools: vec![tool("a b")], ..base() }),
+            ("session.tools[0].name", Session { tools: vec![tool("python")], ..base() }),
             ("session.mcp_servers[0].url", Session { mcp_servers: vec![server("ftp://x")], ..base() }),
             ("session.mcp_servers[0].url", Session { mcp_servers: vec![server("http://u:p@x")], ..base() }),
+            (
+                "session.mcp_servers[0].timeout",
+                Session {
+                    mcp_servers: vec![McpServer {
+                        timeout: Some(prost_types::Duration::default()),
+                        ..server("http://x")
+                    }],
+                    ..base()
+                },
+            ),
             ("session.idle_timeout", Session { idle_timeout: Some(prost_types::Duration::default()), ..base() }),
             ("session.auto_install", Session { auto_install: 99, ..base() }),
         ] {
