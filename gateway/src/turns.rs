@@ -32,8 +32,8 @@ use crate::{
 const LIVE_EVENTS: usize = 64;
 /// How long a cancelled turn may take to say so.
 const CANCEL: Duration = Duration::from_secs(10);
-/// How often events that are too old are removed.
-const SWEEP: Duration = Duration::from_secs(3600);
+/// How often events that are too old are removed: as often as they get old, within these bounds.
+const SWEEP: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(3600));
 
 /// Which turns run here.
 #[derive(Clone)]
@@ -102,7 +102,7 @@ impl Turns {
                 Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "cannot remove old events"),
             }
             tokio::select! {
-                () = tokio::time::sleep(SWEEP) => {}
+                () = tokio::time::sleep(retention.clamp(SWEEP.0, SWEEP.1)) => {}
                 () = self.0.router.stopping().cancelled() => return,
             }
         }

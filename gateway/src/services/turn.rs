@@ -13,6 +13,7 @@ use kernelbox_proto::{
     },
 };
 use tonic::{Request, Response, Status};
+use tracing::Instrument as _;
 
 use super::{Caller, Events, Services, page_size};
 use crate::{
@@ -40,21 +41,46 @@ impl TurnService {
             id => id.parse()?,
         };
         let name = TurnName { session, turn };
+        let may_be_again = !request.request_id.is_empty();
         let cancel = request.options.as_ref().is_some_and(|options| options.cancel_on_disconnect);
         let asked = request.options.as_ref().map(|options| options.model.clone()).unwrap_or_default();
         let task = validate::task(request, &self.limits)?;
+        // Whoever lost the stream of a turn finds it again, also where there is room for no other.
+        if may_be_again && self.has_begun(caller, &name, &digest).await? {
+            let permit = self.services.gate.begin(&caller.tenant, &caller.limits, Work::Follow)?;
+            let guard = cancel.then(|| CancelOnDrop::new(&self.turns, &name));
+            return Ok(self.events(caller, name, 0, (guard, permit)));
+        }
         let (slot, permit) = self.services.enter(caller, &name.session, Work::Turn).await?;
         let settings = slot.record();
         let asked = if asked.is_empty() { settings.secret_settings().model.clone() } else { asked };
         let model = self.model(&asked).await?;
-        self.turns.start(Start { name: name.clone(), digest, slot, model, task, permit }).await?;
-        let guard = cancel.then(|| CancelOnDrop { turns: self.turns.clone(), name: name.clone() });
+        // In a task of its own: a client that leaves now must not leave a turn that is written down and runs nowhere. The guard comes
+        // back through the task, so that it is dropped after the beginning, whoever is still there.
+        let (turns, start) = (self.turns.clone(), Start { name: name.clone(), digest, slot, model, task, permit });
+        let begin = async move {
+            let name = start.name.clone();
+            turns.start(start).await.map(|()| cancel.then(|| CancelOnDrop::new(&turns, &name)))
+        };
+        let begun = self.services.router.tasks().spawn(begin.in_current_span()).await;
+        let guard = begun.map_err(|error| super::internal("the turn's beginning", &error))??;
+        Ok(self.events(caller, name, 0, guard))
+    }
+
+    /// Whether the same call began this turn before.
+    async fn has_begun(&self, caller: &Caller, name: &TurnName, digest: &str) -> Result<bool, Error> {
+        self.services.router.read(&caller.tenant, &name.session).await?;
+        Ok(self.services.router.store().turn_digest(name).await?.is_some_and(|before| before == digest))
+    }
+
+    /// The turn's events for this caller. `held` lives as long as they are followed.
+    fn events(&self, caller: &Caller, name: TurnName, after: i64, held: impl Send + 'static) -> Events<TurnEvent> {
         let caller = caller.clone();
-        let events = self.turns.follow(name, 0).map(move |event| {
-            let _ = &guard;
+        let events = self.turns.follow(name, after).map(move |event| {
+            let _ = &held;
             event.map_err(|error| caller.status(error))
         });
-        Ok(events.boxed())
+        events.boxed()
     }
 
     async fn model(&self, name: &str) -> Result<Arc<dyn ChatModel>, Error> {
@@ -80,12 +106,7 @@ impl TurnService {
         let after = validate::sequence(request.after_sequence)?;
         self.turns.get(&name).await?;
         let permit = self.services.gate.begin(&caller.tenant, &caller.limits, Work::Follow)?;
-        let caller = caller.clone();
-        let events = self.turns.follow(name, after).map(move |event| {
-            let _ = &permit;
-            event.map_err(|error| caller.status(error))
-        });
-        Ok(events.boxed())
+        Ok(self.events(caller, name, after, permit))
     }
 
     async fn list(&self, caller: &Caller, request: ListTurnsRequest) -> Result<ListTurnsResponse, Error> {
@@ -168,6 +189,12 @@ impl Service for TurnService {
 struct CancelOnDrop {
     turns: Turns,
     name: TurnName,
+}
+
+impl CancelOnDrop {
+    fn new(turns: &Turns, name: &TurnName) -> Self {
+        Self { turns: turns.clone(), name: name.clone() }
+    }
 }
 
 impl Drop for CancelOnDrop {

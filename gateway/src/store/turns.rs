@@ -102,6 +102,16 @@ impl Store {
         Ok(Begun::New(number, Box::new(turn)))
     }
 
+    /// The digest of the call that began a turn, if it has begun.
+    pub(crate) async fn turn_digest(&self, name: &TurnName) -> Result<Option<String>, StoreError> {
+        let digest = sqlx::query_scalar("SELECT digest FROM turns WHERE session = ? AND id = ?")
+            .bind(name.session.as_str())
+            .bind(name.turn.as_str())
+            .fetch_optional(&self.pool)
+            .await?;
+        Ok(digest)
+    }
+
     pub(crate) async fn turn(&self, name: &TurnName) -> Result<Option<v1::Turn>, StoreError> {
         let row = sqlx::query("SELECT session, id, turn, last_sequence FROM turns WHERE session = ? AND id = ?")
             .bind(name.session.as_str())
