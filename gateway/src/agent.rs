@@ -39,6 +39,16 @@ use crate::{
     turns::Running,
 };
 
+/// The readers of what models write, as [`crate::fuzzing`] calls them.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod readers {
+    pub(crate) use super::{
+        answer::clean,
+        arguments::{code, object},
+        fenced::calls,
+    };
+}
+
 /// What a turn is asked to do.
 #[derive(Debug, Clone)]
 pub(crate) struct Task {

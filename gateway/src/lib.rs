@@ -7,6 +7,8 @@ mod auth;
 pub mod config;
 mod executions;
 mod fetch;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod http;
 mod limits;
 #[cfg(target_os = "linux")]

@@ -202,6 +202,12 @@ impl ModelError {
     }
 }
 
+/// The wire formats, as [`crate::fuzzing`] reads them.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod wires {
+    pub(crate) use super::{anthropic::read as anthropic, openai::read as openai};
+}
+
 /// A call's arguments as providers take them back: an object, whatever the model wrote.
 fn object_of(arguments: &str) -> serde_json::Value {
     match serde_json::from_str(arguments) {
@@ -209,6 +215,18 @@ fn object_of(arguments: &str) -> serde_json::Value {
         _ if arguments.trim().is_empty() => serde_json::json!({}),
         _ => serde_json::json!({"arguments": arguments}),
     }
+}
+
+/// Letters of an id that is made up. Mistral takes no others, and exactly nine of them.
+const ID_LETTERS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
+const ID_LENGTH: usize = 9;
+
+/// A call's id, or a new one where it has none or another call's.
+fn own_id(mut id: String, others: &[ToolCall]) -> String {
+    while id.is_empty() || others.iter().any(|other| other.id == id) {
+        id = (0..ID_LENGTH).map(|_| char::from(ID_LETTERS[rand::random_range(0..ID_LETTERS.len())])).collect();
+    }
+    id
 }
 
 /// Bytes in the JSON of a stored message.

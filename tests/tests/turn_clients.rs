@@ -236,7 +236,7 @@ async fn the_turn_of_a_client_that_left_is_cancelled_and_no_other() {
 
     // then: the turns of the first two end as cancelled, their code is interrupted, and their sessions are as before
     for (session, name) in [(&first, &first_turn), (&second, &second_turn)] {
-        let rest = watching.resume(name, 0).await.unwrap();
+        let rest = tokio::time::timeout(PATIENCE, watching.resume(name, 0)).await.expect("the turn ends").unwrap();
         match rest.kinds().last() {
             Some(Kind::Cancelled(cancelled)) => assert!(cancelled.reason.contains("client"), "{cancelled:?}"),
             other => panic!("{other:?}"),

@@ -6,6 +6,12 @@ use crate::fetch::decoded;
 const SCHEMES: [&str; 3] = ["sandbox:", "file:", "attachment:"];
 const FOLDERS: [&str; 3] = ["/workspace/", "/mnt/data/", "./"];
 
+/// Links within links' words. Markdown has none but pictures; the bound keeps the stack.
+const MAX_DEPTH: usize = 3;
+/// Bytes of a link's words, and of its target. What has more is text, so that no bracket is looked for over and over.
+const MAX_WORDS: usize = 512;
+const MAX_TARGET: usize = 2 << 10;
+
 /// The answer, with the files that the turn made known by their paths in the workspace.
 pub(crate) fn clean(answer: &str, artifacts: &[String]) -> String {
     let mut cleaned = String::with_capacity(answer.len());
@@ -21,7 +27,7 @@ pub(crate) fn clean(answer: &str, artifacts: &[String]) -> String {
             }
             (Some(_), _) => {}
             (None, None) => {
-                let clean = text(line, artifacts);
+                let clean = text(line, artifacts, 0);
                 // A line that had nothing but a picture goes with it.
                 let is_blank = line.trim().is_empty();
                 let is_gone = clean.trim().is_empty() && !is_blank;
@@ -52,15 +58,15 @@ fn is_bare(line: &str, sign: char) -> bool {
     line.trim().chars().all(|c| c == sign)
 }
 
-/// A line outside of fences.
-fn text(line: &str, artifacts: &[String]) -> String {
+/// A line outside of fences, or the words of a link in so many others.
+fn text(line: &str, artifacts: &[String], depth: usize) -> String {
     let mut out = String::with_capacity(line.len());
     let mut rest = line;
     while let Some(c) = rest.chars().next() {
         let step = match c {
             '`' => code(rest).map(|end| (rest[..end].to_owned(), end)),
             '!' => rest[1..].starts_with('[').then(|| picture(rest, artifacts)).flatten(),
-            '[' => link(rest, artifacts),
+            '[' if depth < MAX_DEPTH => link(rest, artifacts, depth),
             '<' => bare(&rest[1..], artifacts)
                 .filter(|(_, end)| rest[1 + end..].starts_with('>'))
                 .map(|(it, end)| (it, end + 2)),
@@ -105,10 +111,10 @@ fn picture(text: &str, artifacts: &[String]) -> Option<(String, usize)> {
 }
 
 /// `[words](target)`: the words alone where the target is a place in a sandbox, with the name of a file that was made.
-fn link(text: &str, artifacts: &[String]) -> Option<(String, usize)> {
+fn link(text: &str, artifacts: &[String], depth: usize) -> Option<(String, usize)> {
     let (words, target, length) = parts(text)?;
     // A picture that links somewhere.
-    let inner = self::text(words, artifacts);
+    let inner = self::text(words, artifacts, depth + 1);
     if !is_place(target) {
         return Some((format!("[{inner}{}", &text[words.len() + 1..length]), length));
     }
@@ -140,11 +146,16 @@ fn is_within(before: &str) -> bool {
 
 /// Of `[words](target "title")`: the words, the target, and the length of it all.
 fn parts(text: &str) -> Option<(&str, &str, usize)> {
-    let words = balanced(text, '[', ']')?;
+    let words = balanced(within(text, MAX_WORDS), '[', ']')?;
     let rest = text[words.len() + 2..].strip_prefix('(')?;
     let inside = match rest.trim_start().strip_prefix('<') {
-        Some(_) => &rest[..rest.find(">)").map(|at| at + 1).or_else(|| rest.find(')'))?],
-        None => balanced(&text[words.len() + 2..], '(', ')')?,
+        // A picture written out has no end to its length, but no brackets in it either.
+        _ if rest.starts_with("data:") => &rest[..rest.find(['(', ')']).filter(|at| rest[*at..].starts_with(')'))?],
+        Some(_) => {
+            let rest = within(rest, MAX_TARGET);
+            &rest[..rest.find(">)").map(|at| at + 1).or_else(|| rest.find(')'))?]
+        }
+        None => balanced(within(&text[words.len() + 2..], MAX_TARGET), '(', ')')?,
     };
     let target = inside.trim();
     let target = match target.strip_prefix('<') {
@@ -155,6 +166,11 @@ fn parts(text: &str) -> Option<(&str, &str, usize)> {
             .map_or(target, |it| it.0),
     };
     Some((words, target, words.len() + 2 + inside.len() + 2))
+}
+
+/// No more than so many bytes of a text.
+fn within(text: &str, bytes: usize) -> &str {
+    &text[..text.floor_char_boundary(bytes)]
 }
 
 /// What stands in the brackets that the text begins with.

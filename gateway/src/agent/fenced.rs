@@ -72,12 +72,12 @@ fn first(text: &str) -> Option<(Value, &str)> {
     if !text.starts_with(['{', '[']) {
         return None;
     }
-    if let Ok(value) = arguments::json(text) {
-        return Some((value, ""));
-    }
     let mut stream = serde_json::Deserializer::from_str(text).into_iter();
-    let value = stream.next()?.ok()?;
-    Some((value, &text[stream.byte_offset()..]))
+    match stream.next()? {
+        Ok(value) => Some((value, &text[stream.byte_offset()..])),
+        // With raw line breaks it can only be the last.
+        Err(_) => Some((arguments::json(text).ok()?, "")),
+    }
 }
 
 fn flatten(value: Value, values: &mut Vec<Value>) {

@@ -62,6 +62,12 @@ impl Anthropic {
     }
 }
 
+/// What a stream in these pieces comes to.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn read(pieces: Vec<bytes::Bytes>) -> Option<(std::collections::VecDeque<super::Chunk>, super::Answer)> {
+    super::http::read(pieces, Reader::new("m"))
+}
+
 #[async_trait]
 impl ChatModel for Anthropic {
     async fn facts(&self) -> Facts {

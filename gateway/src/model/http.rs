@@ -235,6 +235,21 @@ fn decoded<D: Decoder>(data: BoxStream<'static, Result<String, ModelError>>, dec
     chunks.boxed()
 }
 
+/// What comes of a stream in these pieces, for those who try what bytes can do.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) fn read(pieces: Vec<bytes::Bytes>, mut decoder: impl Decoder) -> Option<(VecDeque<Chunk>, Answer)> {
+    let pieces = futures::stream::iter(pieces.into_iter().map(Ok)).boxed();
+    let mut events = body::events(pieces, ANSWER_LIMIT, Named::new("it"));
+    let mut chunks = VecDeque::new();
+    while let Some(event) = futures::executor::block_on(events.next()) {
+        if decoder.event(&event.ok()?, &mut chunks).ok()? {
+            break;
+        }
+    }
+    let answer = decoder.end(&mut chunks).ok()?;
+    Some((chunks, answer))
+}
+
 fn is_loopback(url: &Url) -> bool {
     match url.host() {
         Some(Host::Domain(name)) => name == "localhost",

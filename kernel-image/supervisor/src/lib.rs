@@ -10,6 +10,8 @@ pub mod embedded;
 pub mod events;
 pub mod execution;
 pub mod files;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod jupyter;
 pub mod kernel;
 pub mod lifecycle;

@@ -68,6 +68,20 @@ fn all_else_is_untouched() {
     assert_eq!(made("```\n![a](b.png)\n```\n![a](b.png)\ntext"), "```\n![a](b.png)\n```\ntext");
 }
 
+#[test]
+fn no_nesting_costs_the_stack_or_the_day() {
+    const LONG: usize = 64 << 10;
+    let nested = |n: usize| format!("{}a{}", "[".repeat(n), "](x)".repeat(n));
+    assert_eq!(made(&nested(LONG / 5)), nested(LONG / 5));
+    for piece in ["[", "[](", "![](", "[](<", "[a]", "`", "`a``b", "<sandbox:/", "[](data:"] {
+        made(&piece.repeat(LONG / piece.len()));
+    }
+    // Where one stands in another, as people write it, it is still read.
+    assert_eq!(made("[![a](sandbox:/plot.png)](https://x.org)"), "[![a](plot.png)](https://x.org)");
+    let inline = format!("![a](data:image/png;base64,{}) b", "A".repeat(LONG));
+    assert_eq!(made(&inline), "b");
+}
+
 proptest! {
     #[test]
     fn code_is_untouched(code in "(\\[a\\]|\\(sandbox:/b\\)|!|\n|[a-z ]){0,30}") {

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::model::{
     Answer, AssistantMessage, Chunk, Stop, ToolCall, Usage,
     http::{Decoder, Said, Trouble},
-    object_of,
+    object_of, own_id,
 };
 
 #[derive(Debug, Default)]
@@ -119,7 +119,7 @@ impl Decoder for Reader {
         if !self.stopped && self.stop.is_none() {
             return Err(Trouble::Broken("the answer stopped before its end".to_owned()));
         }
-        let mut calls = Vec::new();
+        let mut calls: Vec<ToolCall> = Vec::new();
         let mut blocks = Vec::new();
         for mut block in std::mem::take(&mut self.blocks).into_values() {
             if block.json["type"] == "tool_use" {
@@ -129,7 +129,13 @@ impl Decoder for Reader {
                 }
                 block.json["input"] = object_of(&block.input);
                 let text = |field: &str| block.json[field].as_str().unwrap_or_default().to_owned();
-                calls.push(ToolCall { id: text("id"), name: text("name"), arguments: block.input });
+                let (name, id) = (text("name"), own_id(text("id"), &calls));
+                // A call without a name is none, and providers refuse it.
+                if name.is_empty() {
+                    continue;
+                }
+                block.json["id"] = id.as_str().into();
+                calls.push(ToolCall { id, name, arguments: block.input });
             }
             blocks.push(block.json);
         }
@@ -148,10 +154,14 @@ fn think(text: &str, chunks: &mut VecDeque<Chunk>) {
 }
 
 fn append(block: &mut Value, field: &str, more: &str) {
-    let before = block[field].as_str().unwrap_or_default();
-    let all = format!("{before}{more}");
-    if let Some(block) = block.as_object_mut() {
-        block.insert(field.to_owned(), all.into());
+    // In place: there are many pieces, and copying all before each would be quadratic.
+    match block.get_mut(field) {
+        Some(Value::String(text)) => text.push_str(more),
+        _ => {
+            if let Some(block) = block.as_object_mut() {
+                block.insert(field.to_owned(), more.into());
+            }
+        }
     }
 }
 

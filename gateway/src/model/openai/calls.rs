@@ -2,11 +2,7 @@
 
 use serde_json::Value;
 
-use crate::model::ToolCall;
-
-/// Letters of an id that is made up. Mistral takes no others, and exactly nine of them.
-const ID_LETTERS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
-const ID_LENGTH: usize = 9;
+use crate::model::{ToolCall, own_id};
 
 #[derive(Debug, Default)]
 pub(super) struct Calls(Vec<Call>);
@@ -63,10 +59,7 @@ impl Calls {
         let mut extras = serde_json::Map::new();
         // A call without a name is none.
         for call in self.0.into_iter().filter(|call| !call.name.is_empty()) {
-            let mut id = call.id;
-            while id.is_empty() || calls.iter().any(|other| other.id == id) {
-                id = new_id();
-            }
+            let id = own_id(call.id, &calls);
             if let Some(extra) = call.extra {
                 extras.insert(id.clone(), extra);
             }
@@ -88,10 +81,6 @@ impl Call {
         }
         name != self.name || serde_json::from_str::<Value>(&self.arguments).is_ok()
     }
-}
-
-fn new_id() -> String {
-    (0..ID_LENGTH).map(|_| char::from(ID_LETTERS[rand::random_range(0..ID_LETTERS.len())])).collect()
 }
 
 #[cfg(test)]

@@ -1,0 +1,4 @@
+//! An answer that is cleaned of links; what must hold is said where it is called.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &str| kernelbox_gateway::fuzzing::answer(input));

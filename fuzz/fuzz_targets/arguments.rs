@@ -1,0 +1,4 @@
+//! The arguments of a call; what must hold is said where it is called.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &str| kernelbox_gateway::fuzzing::arguments(input));
