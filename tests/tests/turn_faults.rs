@@ -162,12 +162,14 @@ async fn an_answer_of_single_bytes_or_of_megabytes_arrives() {
     let turned = faulty.turn([Reply::text("größer als ein Byte: ✓").by_the_byte()]).await;
     assert_eq!((turned.answer(), turned.text().as_str()), ("größer als ein Byte: ✓", "größer als ein Byte: ✓"));
 
+    let turned = faulty.turn([Reply::huge(5 << 20)]).await;
+    assert!(turned.answer().contains("(cut:") && turned.answer().len() < 1 << 20, "{} bytes", turned.answer().len());
+
+    // In a session of its own, as what was said so far would be summarised first.
+    faulty.session = faulty.client.session().await;
     // what would take a reader of nested links down
     let nested = format!("{}a{}", "[".repeat(50_000), "](x)".repeat(50_000));
     assert_eq!(faulty.turn([Reply::text(&nested).pieces_of(16 << 10)]).await.answer(), nested);
-
-    let turned = faulty.turn([Reply::huge(5 << 20)]).await;
-    assert!(turned.answer().contains("(cut:") && turned.answer().len() < 1 << 20, "{} bytes", turned.answer().len());
     faulty.stop().await;
 }
 
