@@ -1,5 +1,6 @@
 //! The operator: gives sandboxes to sessions and keeps them ahead of demand.
 pub mod crd;
+pub mod life;
 pub mod names;
 pub mod pod;
 pub mod queue;

@@ -60,6 +60,9 @@ pub struct SandboxSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub tenant: Option<String>,
+    /// When it became the session's. It is here and not in the status so that a claim is one write.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub claim_time: Option<MicroTime>,
 }
 
 /// A template in the same namespace.
@@ -178,9 +181,6 @@ pub struct StageTimes {
     /// The first kernel answers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernel_ready: Option<MicroTime>,
-    /// It became a session's.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub claimed: Option<MicroTime>,
     /// It ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended: Option<MicroTime>,

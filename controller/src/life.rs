@@ -1,0 +1,223 @@
+//! A sandbox' life, one step at a time: what is to be done about it now. Pure, and the same on every leader.
+//!
+//! All writes of a life: two creations, the status when it is ready, the claim, the status when it ended, two deletions. One that
+//! somebody waits for and that takes long tells so in its status, too; it was not claimed then, but made for its session.
+use std::time::Duration;
+
+use k8s_openapi::{
+    api::core::v1::Pod,
+    apimachinery::pkg::apis::meta::v1::{MicroTime, Time},
+    jiff::{SignedDuration, Timestamp},
+};
+use kernelbox_api::{EndReason, Lifecycle, Phase, Sandbox, SandboxStatus, StageTimes};
+
+use crate::pod::observe::{Observed, observe};
+
+/// How long the story of one that ended can be read.
+pub const KEPT: Duration = Duration::from_secs(600);
+/// Who waits longer than this is told in the status, too.
+const LONG: Duration = Duration::from_secs(5);
+
+/// All that the next step depends on.
+#[derive(Debug, Clone, Copy)]
+pub struct Facts<'a> {
+    pub sandbox: &'a Sandbox,
+    pub pod: Option<&'a Pod>,
+    pub lifecycle: &'a Lifecycle,
+    /// It is its turn to get a pod.
+    pub is_admitted: bool,
+    /// The session has another of a higher generation.
+    pub is_superseded: bool,
+    /// Pods of its template are made otherwise by now.
+    pub is_stale: bool,
+    /// Its pool has more than it wants.
+    pub is_surplus: bool,
+    pub now: Timestamp,
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Step {
+    /// Nothing, until something changes or so much time has passed.
+    Wait(Option<Duration>),
+    CreatePod,
+    Tell(Box<SandboxStatus>),
+    /// To be told in the status; its pod goes next.
+    End(EndReason, String),
+    DeletePod,
+    DeleteSandbox,
+    /// Its idle timeout may be over: its supervisor knows.
+    AskWhetherIdle,
+}
+
+/// The next step.
+pub fn next(facts: &Facts<'_>) -> Step {
+    let Facts { sandbox, pod, .. } = *facts;
+    if sandbox.metadata.deletion_timestamp.is_some() {
+        return Step::Wait(None);
+    }
+    let phase = sandbox.status.as_ref().and_then(|status| status.phase);
+    if phase == Some(Phase::Ended) {
+        return after_the_end(facts);
+    }
+    if facts.is_superseded {
+        return Step::End(EndReason::Superseded, "the session has a newer sandbox".to_owned());
+    }
+    let Some(pod) = pod else { return without_pod(facts) };
+    match observe(pod) {
+        Observed::Ended(reason, words) => Step::End(reason, words),
+        Observed::Ready { address, node } if phase != Some(Phase::Ready) => {
+            Step::Tell(Box::new(ready(facts, pod, address, node)))
+        }
+        _ if phase == Some(Phase::Ready) => while_ready(facts),
+        Observed::Scheduling(words) => starting(facts, pod, "waits for a node", &words),
+        Observed::Pulling(words) => starting(facts, pod, "waits for its image", &words),
+        Observed::Starting | Observed::Ready { .. } => starting(facts, pod, "waits for its first kernel", ""),
+    }
+}
+
+fn after_the_end(facts: &Facts<'_>) -> Step {
+    if let Some(pod) = facts.pod {
+        return if pod.metadata.deletion_timestamp.is_none() { Step::DeletePod } else { Step::Wait(None) };
+    }
+    let ended = facts.sandbox.status.as_ref().and_then(|status| status.stages.ended.as_ref());
+    match ended.and_then(|ended| rest(facts.now, ended.0, KEPT)) {
+        Some(rest) => Step::Wait(Some(rest)),
+        None => Step::DeleteSandbox,
+    }
+}
+
+fn without_pod(facts: &Facts<'_>) -> Step {
+    if facts.sandbox.status.as_ref().is_some_and(|status| status.pod_uid.is_some()) {
+        return Step::End(EndReason::Deleted, "the pod is gone".to_owned());
+    }
+    let timeout = Duration::from(facts.lifecycle.start_timeout);
+    let rest = rest(facts.now, created(facts.sandbox.metadata.creation_timestamp.as_ref(), facts.now), timeout);
+    match rest {
+        None => Step::End(EndReason::QueueTimeout, format!("it got no pod within {}", spoken(timeout))),
+        Some(_) if facts.is_stale && facts.sandbox.spec.session.is_none() => stale(),
+        Some(_) if facts.is_admitted => Step::CreatePod,
+        Some(rest) => Step::Wait(Some(rest)),
+    }
+}
+
+fn starting(facts: &Facts<'_>, pod: &Pod, what: &str, words: &str) -> Step {
+    let is_warm = facts.sandbox.spec.session.is_none();
+    if is_warm && facts.is_stale {
+        return stale();
+    }
+    let told = if words.is_empty() { what.to_owned() } else { format!("{what}: {words}") };
+    let begun = created(pod.metadata.creation_timestamp.as_ref(), facts.now);
+    let timeout = Duration::from(facts.lifecycle.start_timeout);
+    let Some(left) = rest(facts.now, begun, timeout) else {
+        return Step::End(EndReason::StartTimeout, format!("not ready within {}: it {told}", spoken(timeout)));
+    };
+    let is_told = facts.sandbox.status.as_ref().is_some_and(|status| status.phase == Some(Phase::Pending));
+    if is_warm || is_told {
+        return Step::Wait(Some(left));
+    }
+    match rest(facts.now, begun, LONG) {
+        Some(soon) => Step::Wait(Some(soon.min(left))),
+        None => Step::Tell(Box::new(SandboxStatus {
+            phase: Some(Phase::Pending),
+            message: Some(told),
+            stages: stages(facts, Some(pod)),
+            ..facts.sandbox.status.clone().unwrap_or_default()
+        })),
+    }
+}
+
+fn while_ready(facts: &Facts<'_>) -> Step {
+    let lifecycle = facts.lifecycle;
+    let (status, spec) = (facts.sandbox.status.clone().unwrap_or_default(), &facts.sandbox.spec);
+    let of = |time: &Option<MicroTime>| time.as_ref().map(|it| it.0);
+    let begun = of(&status.stages.created).unwrap_or(facts.now);
+    let lifetime = Duration::from(lifecycle.max_lifetime);
+    let Some(life) = rest(facts.now, begun, lifetime) else {
+        return Step::End(EndReason::MaxLifetime, format!("it is older than {}", spoken(lifetime)));
+    };
+    if spec.session.is_none() {
+        return match () {
+            () if facts.is_stale => stale(),
+            () if facts.is_surplus => Step::End(EndReason::ScaledDown, "its pool has more than it wants".to_owned()),
+            () => Step::Wait(Some(life)),
+        };
+    }
+    let used =
+        [of(&spec.claim_time), of(&status.stages.kernel_ready), status.last_known_activity.as_ref().map(|it| it.0)];
+    let last = used.into_iter().flatten().max().unwrap_or(begun);
+    match rest(facts.now, last, Duration::from(lifecycle.idle_timeout)) {
+        Some(idle) => Step::Wait(Some(idle.min(life))),
+        None => Step::AskWhetherIdle,
+    }
+}
+
+fn stale() -> Step {
+    Step::End(EndReason::Stale, "its template has changed".to_owned())
+}
+
+fn ready(facts: &Facts<'_>, pod: &Pod, address: String, node: String) -> SandboxStatus {
+    SandboxStatus {
+        phase: Some(Phase::Ready),
+        message: None,
+        pod_uid: pod.metadata.uid.clone(),
+        node: Some(node),
+        address: Some(address),
+        stages: StageTimes { kernel_ready: Some(MicroTime(facts.now)), ..stages(facts, Some(pod)) },
+        ..facts.sandbox.status.clone().unwrap_or_default()
+    }
+}
+
+/// The status of one that ends now.
+pub fn ended(facts: &Facts<'_>, reason: EndReason, message: String) -> SandboxStatus {
+    SandboxStatus {
+        phase: Some(Phase::Ended),
+        message: Some(message).filter(|it| !it.is_empty()),
+        end_reason: Some(reason),
+        stages: StageTimes { ended: Some(MicroTime(facts.now)), ..stages(facts, facts.pod) },
+        ..facts.sandbox.status.clone().unwrap_or_default()
+    }
+}
+
+/// What the pod's own times tell, beside what was known before.
+fn stages(facts: &Facts<'_>, pod: Option<&Pod>) -> StageTimes {
+    let before = facts.sandbox.status.as_ref().map(|status| status.stages.clone()).unwrap_or_default();
+    let micro = |time: &Time| MicroTime(time.0);
+    let status = pod.and_then(|pod| pod.status.as_ref());
+    let condition = |type_: &str| {
+        let holds = status?.conditions.iter().flatten().find(|it| it.type_ == type_ && it.status == "True")?;
+        holds.last_transition_time.as_ref().map(micro)
+    };
+    let running = status.and_then(|status| {
+        let state = status.container_statuses.iter().flatten().find_map(|it| it.state.as_ref())?;
+        state.running.as_ref()?.started_at.as_ref().map(micro)
+    });
+    StageTimes {
+        queued: before.queued.or_else(|| facts.sandbox.metadata.creation_timestamp.as_ref().map(micro)),
+        created: before.created.or_else(|| pod?.metadata.creation_timestamp.as_ref().map(micro)),
+        scheduled: before.scheduled.or_else(|| condition("PodScheduled")),
+        // The image is there when the container can be started.
+        pulled: before.pulled.or_else(|| running.clone()),
+        started: before.started.or(running),
+        kernel_ready: before.kernel_ready,
+        ended: before.ended,
+    }
+}
+
+fn created(time: Option<&Time>, now: Timestamp) -> Timestamp {
+    time.map_or(now, |time| time.0)
+}
+
+/// What is left of a span that began then. None: it is over.
+fn rest(now: Timestamp, begun: Timestamp, span: Duration) -> Option<Duration> {
+    let span = SignedDuration::try_from(span).unwrap_or(SignedDuration::MAX);
+    let left = span.checked_sub(now.duration_since(begun))?;
+    if left.is_positive() { Some(left.unsigned_abs()) } else { None }
+}
+
+fn spoken(span: Duration) -> String {
+    humantime::format_duration(span).to_string()
+}
+
+#[cfg(test)]
+mod tests;
