@@ -114,7 +114,7 @@ fn who_waits_long_is_told_why_once() {
     );
     match step(&told, Some(&waiting_pod(301)), |_| {}) {
         Step::End(EndReason::StartTimeout, words) => {
-            assert_eq!(words, "not ready within 5m: it waits for a node: 0/1 nodes")
+            assert_eq!(words, "not ready within 5m: it waits for a node: 0/1 nodes");
         }
         other => panic!("{other:?}"),
     }
