@@ -132,6 +132,21 @@ mod tests {
         "{}",
     ];
 
+    const CALLS: &[&str] = &[
+        r#"{"name": "python", "arguments": {"code": "1"}}"#,
+        r#"{"name": "unknown", "arguments": {}}"#,
+        r#"{"function": {"name": "python", "arguments": "{}"}}"#,
+        "```json\n",
+        "```",
+        "<tool_call>",
+        "</tool_call>",
+        "[",
+        ",",
+        "]",
+        "\n",
+        "words",
+    ];
+
     proptest! {
         #[test]
         fn every_openai_stream_keeps_its_promises(bytes in stream(OPENAI)) {
@@ -147,6 +162,11 @@ mod tests {
         fn no_bytes_break_a_stream(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             openai(&bytes);
             anthropic(&bytes);
+        }
+
+        #[test]
+        fn every_answer_of_calls_keeps_its_promises(pieces in prop::collection::vec(prop::sample::select(CALLS), 0..5)) {
+            calls(&pieces.concat());
         }
 
         #[test]
