@@ -2,6 +2,7 @@
 pub mod crd;
 pub mod life;
 pub mod names;
+pub mod plan;
 pub mod pod;
 pub mod queue;
 pub mod size;

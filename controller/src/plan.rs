@@ -1,0 +1,246 @@
+//! What the leader does next, from all that it knows: a step for each sandbox, new warm ones, what pools say of themselves. Pure.
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use k8s_openapi::{api::core::v1::Pod, jiff::Timestamp};
+use kernelbox_api::{Phase, Sandbox, SandboxPool, SandboxPoolStatus, SandboxTemplate, TEMPLATE_HASH_LABEL};
+use kube::ResourceExt as _;
+
+use crate::{
+    life::{self, Step},
+    queue::{self, Room, Waiting},
+    size::{self, Bounds},
+};
+
+/// Pods that may be starting at once, of a template that has no pool.
+const MAX_PENDING: usize = 10;
+
+/// All that is known.
+#[derive(Debug, Clone, Default)]
+pub struct World {
+    pub templates: BTreeMap<String, Template>,
+    pub pools: Vec<Arc<SandboxPool>>,
+    pub sandboxes: Vec<Arc<Sandbox>>,
+    /// By name, which is its sandbox'.
+    pub pods: HashMap<String, Arc<Pod>>,
+}
+
+/// A template, and the hash of the pods that are made from it now; none where none can be.
+#[derive(Debug, Clone)]
+pub struct Template {
+    pub template: Arc<SandboxTemplate>,
+    pub hash: Option<String>,
+}
+
+/// What is to be done.
+#[derive(Debug, Default)]
+pub struct Plan {
+    /// By sandbox.
+    pub steps: Vec<(Arc<Sandbox>, Step)>,
+    /// New warm sandboxes: the pool, and how many.
+    pub create: Vec<(Arc<SandboxPool>, usize)>,
+    /// What pools say, where it is not what they said before.
+    pub pools: Vec<(Arc<SandboxPool>, SandboxPoolStatus)>,
+    /// When to look again though nothing changes.
+    pub look_again: Option<Duration>,
+}
+
+/// A sandbox among those of its template.
+struct One<'a> {
+    sandbox: &'a Arc<Sandbox>,
+    phase: Option<Phase>,
+    has_pod: bool,
+    is_warm: bool,
+    is_stale: bool,
+}
+
+impl One<'_> {
+    fn waits(&self) -> bool {
+        !self.has_pod && self.phase.is_none_or(|phase| phase == Phase::Queued)
+    }
+
+    fn starts(&self) -> bool {
+        self.has_pod && self.phase != Some(Phase::Ready)
+    }
+
+    fn is_ready(&self) -> bool {
+        self.has_pod && self.phase == Some(Phase::Ready)
+    }
+}
+
+/// The plan for now.
+pub fn plan(world: &World, now: Timestamp) -> Plan {
+    let mut plan = Plan::default();
+    let superseded = superseded(&world.sandboxes);
+    let mut of_template: BTreeMap<&str, Vec<&Arc<Sandbox>>> = BTreeMap::new();
+    for sandbox in &world.sandboxes {
+        of_template.entry(sandbox.spec.template_ref.name.as_str()).or_default().push(sandbox);
+    }
+    for (name, Template { template, hash }) in &world.templates {
+        let own = of_template.remove(name.as_str()).unwrap_or_default();
+        let pool = world.pools.iter().find(|pool| pool.spec.template_ref.name == *name);
+        let all: Vec<One<'_>> = own.iter().map(|sandbox| one(sandbox, world, hash.as_deref())).collect();
+        // Those that ended do not count, and neither do those that are about to.
+        let live: Vec<&One<'_>> = all.iter().filter(|it| counts(it, &superseded)).collect();
+        let mut room = room(pool, &live);
+        let admitted = admitted(&live, room);
+        room.pending += admitted.len();
+        room.live += admitted.len();
+
+        let target = pool.map(|pool| target(pool, &own, now));
+        let warm: Vec<&One<'_>> = live.iter().copied().filter(|it| it.is_warm && !it.is_stale).collect();
+        let wanted = target.as_ref().map_or(0, |target| target.warm as usize);
+        let missing = if hash.is_some() { wanted.saturating_sub(warm.len()).min(room.left()) } else { 0 };
+        if let (Some(pool), true) = (pool, missing > 0) {
+            plan.create.push((Arc::clone(pool), missing));
+            (room.pending, room.live) = (room.pending + missing, room.live + missing);
+        }
+        let surplus = surplus(&warm, warm.len().saturating_sub(wanted));
+        // One of an old kind goes for each new one that may start, and all that start still.
+        let stale_ready = live.iter().filter(|it| it.is_warm && it.is_stale && it.is_ready());
+        let going: HashSet<&str> = stale_ready.take(room.left().max(1)).map(|it| key(it.sandbox)).collect();
+
+        for it in &all {
+            let name = key(it.sandbox);
+            let facts = life::Facts {
+                sandbox: it.sandbox,
+                pod: world.pods.get(name).map(Arc::as_ref),
+                lifecycle: &template.spec.lifecycle,
+                is_admitted: admitted.contains(name) && hash.is_some(),
+                is_superseded: superseded.contains(name),
+                is_stale: it.is_stale && (!it.is_ready() || going.contains(name)),
+                is_surplus: surplus.contains(name),
+                now,
+            };
+            match life::next(&facts) {
+                Step::Wait(None) => {}
+                Step::Wait(Some(span)) => soon(&mut plan.look_again, span),
+                step => plan.steps.push((Arc::clone(it.sandbox), step)),
+            }
+        }
+        if let (Some(pool), Some(target)) = (pool, target) {
+            soon(&mut plan.look_again, size::next_look());
+            let status = SandboxPoolStatus {
+                ready: count(&warm, One::is_ready),
+                pending: count(&warm, |it| !it.is_ready()),
+                claimed: count(&live, |it| !it.is_warm && it.has_pod),
+                queued: count(&live, |it| !it.is_warm && it.waits()),
+                target: target.warm,
+                message: Some(target.why),
+                observed_generation: pool.metadata.generation,
+                conditions: pool.status.as_ref().map(|status| status.conditions.clone()).unwrap_or_default(),
+            };
+            if pool.status.as_ref() != Some(&status) {
+                plan.pools.push((Arc::clone(pool), status));
+            }
+        }
+    }
+    plan
+}
+
+fn key(sandbox: &Sandbox) -> &str {
+    sandbox.metadata.name.as_deref().unwrap_or_default()
+}
+
+fn one<'a>(sandbox: &'a Arc<Sandbox>, world: &World, hash: Option<&str>) -> One<'a> {
+    let pod = world.pods.get(key(sandbox));
+    let of =
+        pod.and_then(|pod| pod.labels().get(TEMPLATE_HASH_LABEL)).or_else(|| sandbox.labels().get(TEMPLATE_HASH_LABEL));
+    One {
+        sandbox,
+        phase: sandbox.status.as_ref().and_then(|status| status.phase),
+        has_pod: pod.is_some(),
+        is_warm: sandbox.spec.session.is_none(),
+        // While no pods can be made from the template, those that there are stay.
+        is_stale: of.zip(hash).is_some_and(|(of, hash)| of != hash),
+    }
+}
+
+fn counts(it: &One<'_>, superseded: &HashSet<&str>) -> bool {
+    it.phase != Some(Phase::Ended)
+        && it.sandbox.metadata.deletion_timestamp.is_none()
+        && !superseded.contains(key(it.sandbox))
+}
+
+fn count<'a, 'b: 'a>(all: &[&'a One<'b>], which: impl Fn(&One<'b>) -> bool) -> u32 {
+    u32::try_from(all.iter().filter(|it| which(it)).count()).unwrap_or(u32::MAX)
+}
+
+/// All but the highest generation of each session.
+fn superseded(sandboxes: &[Arc<Sandbox>]) -> HashSet<&str> {
+    let ended = |it: &Sandbox| it.status.as_ref().and_then(|status| status.phase) == Some(Phase::Ended);
+    let mut highest: HashMap<&str, &Sandbox> = HashMap::new();
+    let mut lower = HashSet::new();
+    for sandbox in sandboxes.iter().filter(|it| !ended(it)) {
+        let Some(session) = sandbox.spec.session.as_deref() else { continue };
+        // Of two of one generation the first by name stays, on every leader.
+        let rank = |it: &Sandbox| (it.spec.generation, std::cmp::Reverse(it.name_any()));
+        match highest.get_mut(session) {
+            Some(known) if rank(known) >= rank(sandbox) => _ = lower.insert(key(sandbox)),
+            Some(known) => _ = lower.insert(key(std::mem::replace(known, sandbox))),
+            None => _ = highest.insert(session, sandbox),
+        }
+    }
+    lower
+}
+
+fn room(pool: Option<&Arc<SandboxPool>>, live: &[&One<'_>]) -> Room {
+    Room {
+        pending: live.iter().filter(|it| it.starts()).count(),
+        max_pending: pool.map_or(MAX_PENDING, |pool| pool.spec.max_pending as usize),
+        live: live.iter().filter(|it| it.has_pod).count(),
+        limit: pool.and_then(|pool| pool.spec.limit).map(|limit| limit as usize),
+    }
+}
+
+/// Who gets a pod now: sessions first, in their order, then warm ones.
+fn admitted<'a>(live: &[&One<'a>], room: Room) -> HashSet<&'a str> {
+    let mut held: HashMap<String, usize> = HashMap::new();
+    for tenant in live.iter().filter(|it| it.has_pod).filter_map(|it| it.sandbox.spec.tenant.clone()) {
+        *held.entry(tenant).or_default() += 1;
+    }
+    let waiting: HashMap<&str, &One<'_>> =
+        live.iter().filter(|it| it.waits()).map(|it| (key(it.sandbox), *it)).collect();
+    let sessions = waiting.values().filter_map(|it| {
+        let since = it.sandbox.metadata.creation_timestamp.as_ref()?.0;
+        Some(Waiting { name: it.sandbox.name_any(), tenant: it.sandbox.spec.tenant.clone()?, since })
+    });
+    let order = queue::order(sessions, &held);
+    let sessions = order.iter().filter_map(|next| waiting.get(next.name.as_str()));
+    let mut warm: Vec<_> = waiting.values().filter(|it| it.is_warm).collect();
+    warm.sort_by_key(|it| key(it.sandbox));
+    sessions.chain(warm).take(room.left()).map(|it| key(it.sandbox)).collect()
+}
+
+fn target(pool: &SandboxPool, own: &[&Arc<Sandbox>], now: Timestamp) -> size::Target {
+    let bounds = Bounds { min: pool.spec.min, max: pool.spec.max.unwrap_or(pool.spec.min) };
+    let claims: Vec<_> = own.iter().filter_map(|it| it.spec.claim_time.as_ref()).map(|time| time.0).collect();
+    let starts: Vec<_> = own
+        .iter()
+        .filter_map(|it| {
+            let stages = &it.status.as_ref()?.stages;
+            let took = stages.kernel_ready.as_ref()?.0.duration_since(stages.created.as_ref()?.0);
+            Some(took.unsigned_abs()).filter(|_| !took.is_negative())
+        })
+        .collect();
+    size::target(bounds, &claims, &starts, now)
+}
+
+/// Young ones before old. Those that start become ready first: a start that is broken off has cost as much.
+fn surplus<'a>(warm: &[&One<'a>], many: usize) -> HashSet<&'a str> {
+    let mut order: Vec<_> = warm.iter().filter(|it| it.is_ready()).collect();
+    order.sort_by_key(|it| {
+        std::cmp::Reverse((it.sandbox.metadata.creation_timestamp.as_ref().map(|it| it.0), key(it.sandbox)))
+    });
+    order.into_iter().take(many).map(|it| key(it.sandbox)).collect()
+}
+
+fn soon(look: &mut Option<Duration>, span: Duration) {
+    *look = Some(look.map_or(span, |known| known.min(span)));
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,382 @@
+use std::collections::BTreeSet;
+
+use kernelbox_api::EndReason;
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::*;
+
+const NOW: i64 = 1_000_000;
+
+fn object<T: serde::de::DeserializeOwned>(kind: &str, name: &str, spec: Value, more: Value) -> T {
+    let mut whole =
+        json!({"apiVersion": "kernelbox.dev/v1alpha1", "kind": kind, "metadata": {"name": name}, "spec": spec});
+    let more = more.as_object().unwrap();
+    for (key, value) in more {
+        match key.as_str() {
+            "metadata" => whole["metadata"].as_object_mut().unwrap().extend(value.as_object().unwrap().clone()),
+            _ => whole[key] = value.clone(),
+        }
+    }
+    serde_json::from_value(whole).unwrap()
+}
+
+fn time(second: i64) -> Timestamp {
+    Timestamp::from_second(second).unwrap()
+}
+
+/// A cluster in which every write happens at once, and pods start when they are told to.
+struct Model {
+    world: World,
+    now: i64,
+    next: usize,
+    writes: HashMap<String, usize>,
+    ends: Vec<EndReason>,
+}
+
+impl Model {
+    fn new(pool: Value) -> Self {
+        let template = Arc::new(object("SandboxTemplate", "t", json!({"image": "x"}), json!({})));
+        let mut spec = json!({"templateRef": {"name": "t"}});
+        spec.as_object_mut().unwrap().extend(pool.as_object().unwrap().clone());
+        let mut world = World::default();
+        world.templates.insert("t".into(), Template { template, hash: Some("h1".into()) });
+        world.pools.push(Arc::new(object("SandboxPool", "t", spec, json!({}))));
+        Self { world, now: NOW, next: 0, writes: HashMap::new(), ends: Vec::new() }
+    }
+
+    fn add(&mut self, spec: Value) -> String {
+        self.next += 1;
+        let name = format!("s{:04}", self.next);
+        let mut whole = json!({"templateRef": {"name": "t"}});
+        whole.as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
+        let metadata = json!({"metadata": {"creationTimestamp": time(self.now).to_string()}});
+        self.world.sandboxes.push(Arc::new(object("Sandbox", &name, whole, metadata)));
+        *self.writes.entry(name.clone()).or_default() += 1;
+        name
+    }
+
+    fn ask(&mut self, session: usize, generation: i64, tenant: usize) -> String {
+        let spec =
+            json!({"session": format!("sessions/{session}"), "generation": generation, "tenant": tenant.to_string()});
+        self.add(spec)
+    }
+
+    fn sandbox(&self, name: &str) -> Option<Sandbox> {
+        self.world.sandboxes.iter().find(|it| key(it) == name).map(|it| Sandbox::clone(it))
+    }
+
+    fn put(&mut self, sandbox: Sandbox) {
+        let at = self.world.sandboxes.iter().position(|it| key(it) == key(&sandbox)).unwrap();
+        *self.writes.entry(key(&sandbox).to_owned()).or_default() += 1;
+        self.world.sandboxes[at] = Arc::new(sandbox);
+    }
+
+    fn start(&mut self, name: &str) {
+        if let Some(pod) = self.world.pods.get_mut(name) {
+            let status =
+                json!({"phase": "Running", "podIP": "10.0.0.1", "conditions": [{"type": "Ready", "status": "True"}]});
+            Arc::make_mut(pod).status = Some(serde_json::from_value(status).unwrap());
+        }
+    }
+
+    fn start_all(&mut self) {
+        for name in self.world.pods.keys().cloned().collect::<Vec<_>>() {
+            self.start(&name);
+        }
+    }
+
+    /// One look of the leader, and all its writes. Says whether there were any.
+    fn look(&mut self) -> bool {
+        let plan = plan(&self.world, time(self.now));
+        let busy = !plan.steps.iter().all(|(_, step)| *step == Step::AskWhetherIdle) || !plan.create.is_empty();
+        for (pool, status) in plan.pools {
+            let mut pool = SandboxPool::clone(&pool);
+            pool.status = Some(status);
+            self.world.pools[0] = Arc::new(pool);
+        }
+        for (_, many) in plan.create {
+            for _ in 0..many {
+                self.add(json!({}));
+            }
+        }
+        for (sandbox, step) in plan.steps {
+            let name = key(&sandbox).to_owned();
+            let pod = self.world.pods.get(&name).cloned();
+            let mut sandbox = Sandbox::clone(&sandbox);
+            match step {
+                Step::CreatePod => {
+                    let hash = self.world.templates["t"].hash.clone().unwrap();
+                    let metadata = json!({"name": name, "uid": format!("pod-{name}"), "labels": {TEMPLATE_HASH_LABEL: hash},
+                        "creationTimestamp": time(self.now).to_string()});
+                    let pod = json!({"metadata": metadata, "spec": {"containers": [], "nodeName": "n"}, "status": {}});
+                    assert!(
+                        self.world.pods.insert(name.clone(), Arc::new(serde_json::from_value(pod).unwrap())).is_none()
+                    );
+                    *self.writes.entry(name).or_default() += 1;
+                }
+                Step::Tell(status) => {
+                    sandbox.status = Some(*status);
+                    self.put(sandbox);
+                }
+                Step::End(reason, words) => {
+                    let lifecycle = kernelbox_api::Lifecycle::default();
+                    let facts = life::Facts {
+                        sandbox: &sandbox.clone(),
+                        pod: pod.as_deref(),
+                        lifecycle: &lifecycle,
+                        is_admitted: false,
+                        is_superseded: false,
+                        is_stale: false,
+                        is_surplus: false,
+                        now: time(self.now),
+                    };
+                    sandbox.status = Some(life::ended(&facts, reason, words));
+                    self.ends.push(reason);
+                    self.put(sandbox);
+                }
+                Step::DeletePod => {
+                    self.world.pods.remove(&name);
+                    *self.writes.entry(name).or_default() += 1;
+                }
+                Step::DeleteSandbox => {
+                    self.world.sandboxes.retain(|it| key(it) != name);
+                    *self.writes.entry(name).or_default() += 1;
+                }
+                Step::AskWhetherIdle | Step::Wait(_) => {}
+            }
+        }
+        busy
+    }
+
+    fn settle(&mut self) {
+        for _ in 0..200 {
+            if !self.look() {
+                return;
+            }
+        }
+        panic!("the leader never comes to rest");
+    }
+
+    fn status(&self) -> SandboxPoolStatus {
+        self.world.pools[0].status.clone().unwrap_or_default()
+    }
+
+    fn ready(&self, which: impl Fn(&Sandbox) -> bool) -> Vec<String> {
+        let is = |it: &&Arc<Sandbox>| {
+            it.status.as_ref().is_some_and(|status| status.phase == Some(Phase::Ready)) && which(it)
+        };
+        self.world.sandboxes.iter().filter(is).map(|it| it.name_any()).collect()
+    }
+}
+
+#[test]
+fn a_pool_is_filled_and_a_claimed_one_is_replaced() {
+    let mut model = Model::new(json!({"min": 2}));
+    model.settle();
+    assert_eq!((model.world.pods.len(), model.status().pending), (2, 2));
+    model.start_all();
+    model.settle();
+    assert_eq!((model.status().ready, model.status().pending, model.status().target), (2, 0, 2));
+
+    let mut claimed = model.sandbox(&model.ready(|_| true)[0]).unwrap();
+    claimed.spec.session = Some("sessions/a".into());
+    (claimed.spec.generation, claimed.spec.tenant) = (Some(1), Some("x".into()));
+    model.put(claimed);
+    model.settle();
+    assert_eq!((model.status().ready, model.status().pending, model.status().claimed), (1, 1, 1));
+}
+
+#[test]
+fn sessions_get_pods_before_the_pool_and_wait_for_room() {
+    let mut model = Model::new(json!({"min": 5, "maxPending": 2, "limit": 3}));
+    let asked: Vec<_> = (0..4).map(|n| model.ask(n, 1, 0)).collect();
+    model.settle();
+    assert_eq!(model.world.pods.keys().collect::<BTreeSet<_>>(), asked[..2].iter().collect());
+    assert_eq!(model.status().queued, 2);
+    model.start_all();
+    model.settle();
+    assert_eq!(model.world.pods.len(), 3, "the limit");
+    assert!(model.ready(|it| it.spec.session.is_none()).is_empty());
+}
+
+#[test]
+fn a_template_that_changes_is_followed_bit_by_bit() {
+    let mut model = Model::new(json!({"min": 4, "maxPending": 1}));
+    for _ in 0..4 {
+        model.settle();
+        model.start_all();
+    }
+    model.settle();
+    assert_eq!(model.status().ready, 4);
+    let mine = model.ask(9, 1, 0);
+    model.settle();
+    model.start(&mine);
+    model.settle();
+
+    model.world.templates.get_mut("t").unwrap().hash = Some("h2".into());
+    model.look();
+    let stale = |model: &Model| model.world.pods.values().filter(|it| it.labels()[TEMPLATE_HASH_LABEL] == "h1").count();
+    assert!(stale(&model) >= 3, "all went at once");
+    for _ in 0..8 {
+        model.settle();
+        model.start_all();
+    }
+    model.settle();
+    assert_eq!((model.status().ready, stale(&model)), (4, 1), "the claimed one stays");
+    assert_eq!(model.ready(|it| it.spec.session.is_some()), [mine]);
+}
+
+#[test]
+fn a_pool_that_shrinks_lets_the_youngest_go() {
+    let mut model = Model::new(json!({"min": 3}));
+    model.settle();
+    model.start_all();
+    model.settle();
+    let mut pool = SandboxPool::clone(&model.world.pools[0]);
+    pool.spec.min = 1;
+    model.world.pools[0] = Arc::new(pool);
+    model.settle();
+    assert_eq!((model.status().ready, model.world.pods.len()), (1, 1));
+    assert_eq!(model.ends, [EndReason::ScaledDown; 2]);
+}
+
+#[test]
+fn of_a_sessions_sandboxes_only_the_highest_generation_lives() {
+    let mut model = Model::new(json!({"min": 0}));
+    let one = model.ask(1, 1, 0);
+    model.settle();
+    model.start_all();
+    model.settle();
+    let two = model.ask(1, 2, 0);
+    let other = model.ask(2, 1, 0);
+    model.settle();
+    model.start_all();
+    model.settle();
+    assert_eq!(model.ready(|_| true), [two, other]);
+    assert_eq!(model.ends, [EndReason::Superseded]);
+    assert!(!model.world.pods.contains_key(&one));
+}
+
+#[test]
+fn without_a_template_that_makes_pods_nothing_is_made_and_nothing_ends() {
+    let mut model = Model::new(json!({"min": 2}));
+    model.settle();
+    model.start_all();
+    model.settle();
+    model.world.templates.get_mut("t").unwrap().hash = None;
+    model.ask(1, 1, 0);
+    model.settle();
+    assert_eq!((model.world.pods.len(), model.status().ready, model.status().queued), (2, 2, 1));
+}
+
+#[derive(Debug, Clone)]
+enum Happening {
+    Ask(usize, usize),
+    AskAgain(usize),
+    Claim(usize),
+    Start(usize),
+    StartAll,
+    PodDies(usize),
+    Template(u8),
+    Pool(u32),
+    Later(i64),
+    Look,
+}
+
+fn happening() -> impl Strategy<Value = Happening> {
+    prop_oneof![
+        (0..6usize, 0..3usize).prop_map(|(session, tenant)| Happening::Ask(session, tenant)),
+        (0..6usize).prop_map(Happening::AskAgain),
+        (0..6usize).prop_map(Happening::Claim),
+        (0..8usize).prop_map(Happening::Start),
+        (0..8usize).prop_map(Happening::PodDies),
+        (0..3u8).prop_map(Happening::Template),
+        (0..5u32).prop_map(Happening::Pool),
+        (1..400i64).prop_map(Happening::Later),
+        Just(Happening::StartAll),
+        Just(Happening::Look),
+        Just(Happening::Look),
+        Just(Happening::Look),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn whatever_happens_limits_hold_and_it_comes_to_rest(happenings in prop::collection::vec(happening(), 0..60)) {
+        let mut model = Model::new(json!({"min": 2, "max": 4, "maxPending": 3, "limit": 4}));
+        let mut generations: HashMap<usize, i64> = HashMap::new();
+        for happening in happenings {
+            match happening {
+                Happening::Ask(session, tenant) => if let std::collections::hash_map::Entry::Vacant(new) = generations.entry(session) {
+                    new.insert(1);
+                    model.ask(session, 1, tenant);
+                },
+                Happening::AskAgain(session) => if let Some(generation) = generations.get_mut(&session) {
+                    *generation += 1;
+                    let generation = *generation;
+                    model.ask(session, generation, 0);
+                },
+                Happening::Claim(session) => if !generations.contains_key(&session)
+                    && let Some(name) = model.ready(|it| it.spec.session.is_none()).first()
+                {
+                    generations.insert(session, 1);
+                    let mut one = model.sandbox(name).unwrap();
+                    one.spec.session = Some(format!("sessions/{session}"));
+                    (one.spec.generation, one.spec.tenant) = (Some(1), Some("c".into()));
+                    one.spec.claim_time = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime(time(model.now)));
+                    model.put(one);
+                },
+                Happening::Start(n) => {
+                    let mut names: Vec<_> = model.world.pods.keys().cloned().collect();
+                    names.sort();
+                    if let Some(name) = names.get(n) { model.start(name) }
+                }
+                Happening::StartAll => model.start_all(),
+                Happening::PodDies(n) => {
+                    let mut names: Vec<_> = model.world.pods.keys().cloned().collect();
+                    names.sort();
+                    if let Some(name) = names.get(n) { model.world.pods.remove(name); }
+                }
+                Happening::Template(n) => model.world.templates.get_mut("t").unwrap().hash = (n > 0).then(|| format!("h{n}")),
+                Happening::Pool(min) => {
+                    let mut pool = SandboxPool::clone(&model.world.pools[0]);
+                    pool.spec.min = min.min(4);
+                    model.world.pools[0] = Arc::new(pool);
+                }
+                Happening::Later(seconds) => model.now += seconds,
+                Happening::Look => _ = model.look(),
+            }
+            let ended = |name: &str| model.sandbox(name).is_none_or(|it| it.status.is_some_and(|it| it.phase == Some(Phase::Ended)));
+            prop_assert!(model.world.pods.keys().filter(|name| !ended(name)).count() <= 4, "over the limit");
+        }
+        model.world.templates.get_mut("t").unwrap().hash = Some("h9".into());
+        for _ in 0..12 {
+            model.settle();
+            model.start_all();
+        }
+        model.settle();
+        // Each session has one that lives at most, and it is its last.
+        let mut living: HashMap<String, usize> = HashMap::new();
+        for name in model.ready(|it| it.spec.session.is_some()) {
+            *living.entry(model.sandbox(&name).unwrap().spec.session.unwrap()).or_default() += 1;
+        }
+        prop_assert!(living.values().all(|count| *count == 1), "{living:?}");
+        prop_assert!(model.writes.values().all(|count| *count <= 7), "{:?}", model.writes);
+        // In the end nothing remains but the pool.
+        model.now += 200_000;
+        model.settle();
+        model.now += 601;
+        for _ in 0..4 {
+            model.settle();
+            model.start_all();
+        }
+        model.settle();
+        let min = model.world.pools[0].spec.min as usize;
+        prop_assert_eq!(model.ready(|_| true).len(), min);
+        prop_assert_eq!(model.world.pods.len(), min);
+        model.now += 601;
+        model.settle();
+        prop_assert_eq!(model.world.sandboxes.len(), min);
+    }
+}
