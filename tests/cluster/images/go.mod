@@ -1,0 +1,3 @@
+module kernelbox.dev/tests/cluster/images
+
+go 1.26.0

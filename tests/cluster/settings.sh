@@ -1,0 +1,37 @@
+# What the cluster is made of and where it lives. Sourced by the scripts beside it; the two folders can be overridden.
+
+# Built programs and images are kept here between runs.
+CACHE="${KERNELBOX_CLUSTER_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/kernelbox/cluster}"
+# All that a running cluster writes is here, and goes with it.
+STATE="${KERNELBOX_CLUSTER_STATE:-/var/lib/kernelbox-cluster}"
+
+KUBERNETES_VERSION=v1.36.3
+CALICO_MODULE=github.com/projectcalico/calico
+COREDNS_VERSION=v1.15.0
+HELM_VERSION=v3.19.5
+
+# This machine and the nodes meet on a bridge. Services and pods are reached through the first node.
+BRIDGE=kbx0
+HOST_ADDRESS=10.99.0.1
+SERVICE_RANGE=10.96.0.0/16
+DNS_ADDRESS=10.96.0.10
+POD_RANGE=10.244.0.0/16
+
+# The node: all that a second one would have of its own.
+NODE_NAME=node0
+NODE_ADDRESS=10.99.0.2
+NODE_STATE="$STATE/$NODE_NAME"
+NODE_CGROUP="kernelbox-cluster/$NODE_NAME"
+
+# A node sees its state folder at one fixed place, whatever it is called outside.
+INSIDE=/mnt
+SOCKET="$INSIDE/containerd.sock"
+API_SERVER="https://$NODE_ADDRESS:6443"
+
+PAUSE_IMAGE=kernelbox.test/pause:1
+PROBE_IMAGE=kernelbox.test/probe:1
+COREDNS_IMAGE=kernelbox.test/coredns:1
+
+# Seconds that one call of kubectl, and one condition waited for, may take.
+CALL_LIMIT=20
+WAIT_LIMIT=60
