@@ -6,10 +6,10 @@ PYTHON_SOURCES := $(wildcard kernel-image/kernel) deploy tests
 PYTHON_TESTS := $(wildcard kernel-image/kernel/tests) deploy/local-model/tests tests/python tests/compare
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-model lint crds build release bench bench-turns tools clean
+.PHONY: help demo test test-model lint crds build release bench bench-turns cluster cluster-down cluster-test tools clean
 
 help: ## This list.
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: ## Installs what is missing, builds, and does real work in a session.
 	@scripts/demo
@@ -45,6 +45,15 @@ bench: tools release ## Kernelbox beside jupyter_client, interleaved.
 bench-turns: tools release ## Turns beside codeinterpreterapi, interleaved; what the gateway costs.
 	@scripts/tools codeinterpreterapi
 	python tests/bench/turns.py
+
+cluster: ## Starts a real Kubernetes node on this machine (root, Linux); prints its KUBECONFIG. tests/cluster/README.md
+	@tests/cluster/up
+
+cluster-down: ## Stops it; nothing is left of it.
+	@tests/cluster/down
+
+cluster-test: ## Shows that the cluster, or that of KERNELBOX_TEST_KUBECONFIG, does what the tests rely on.
+	@tests/cluster/test
 
 tools: ## What the tests and lints need, into .tools/ and .venv/.
 	@scripts/tools

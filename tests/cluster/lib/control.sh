@@ -34,7 +34,7 @@ start_controller_manager() {
   launch kube-controller-manager kube-controller-manager --kubeconfig "$keys/controller-manager.kubeconfig" \
     --service-account-private-key-file "$keys/service-accounts.key" --root-ca-file "$keys/apiserver.crt" \
     --use-service-account-credentials --allocate-node-cidrs --cluster-cidr "$POD_RANGE" \
-    --service-cluster-ip-range "$SERVICE_RANGE" --leader-elect=false
+    --service-cluster-ip-range "$SERVICE_RANGE" --leader-elect=false --flex-volume-plugin-dir "$INSIDE/kubelet/plugins"
 }
 
 start_scheduler() {

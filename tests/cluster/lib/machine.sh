@@ -19,7 +19,7 @@ launch() {
   local name="$1"
   shift
   # shellcheck disable=SC2016 # The inner shell expands these.
-  inside env -i PATH="$INSIDE/cache/bin:$PATH" HOME="$INSIDE" TMPDIR="$INSIDE/tmp" "${PART_ENVIRONMENT[@]}" \
+  inside env -i PATH="$INSIDE/cache/bin:$PATH" HOME="$INSIDE" "${PART_ENVIRONMENT[@]}" \
     bash -c 'name="$1"; shift; setsid "$@" >>"logs/$name.log" 2>&1 </dev/null 9>&- & echo $! >"pids/$name"' launch "$name" "$@"
 }
 PART_ENVIRONMENT=()

@@ -22,13 +22,6 @@ END
 
 containerd_ready() { inside ctr --address "$SOCKET" --timeout 2s version; }
 
-import_images() {
-  local image
-  for image in pause probe coredns; do
-    inside timeout 60 ctr --address "$SOCKET" --namespace k8s.io images import "$INSIDE/cache/images/$image.tar" >/dev/null
-  done
-}
-
 write_cni() {
   local plugin
   mkdir -p "$NODE_STATE"/cni/{bin,conf}
