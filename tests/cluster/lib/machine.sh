@@ -34,7 +34,13 @@ make_bridge() {
   ip link set "$BRIDGE" up
 }
 
-remove_bridge() { ! ip link show "$BRIDGE" >/dev/null 2>&1 || ip link delete "$BRIDGE"; }
+remove_bridge() { wait_for "the end of $BRIDGE" link_removed "$BRIDGE"; }
+
+# link_removed NAME: the kernel removes those of an ended namespace too, at a time of its own.
+link_removed() {
+  ip link delete "$1" || true
+  [[ ! -e /sys/class/net/$1 ]]
+}
 
 # make_machine: the namespaces, and a cable from them to the bridge.
 make_machine() {
@@ -57,7 +63,7 @@ remove_machine() {
     kill -KILL "$pid"
     wait_for "the end of $NODE_NAME's processes" gone "$pid"
   fi
-  ! ip link show "$BRIDGE-$NODE_NAME" >/dev/null 2>&1 || ip link delete "$BRIDGE-$NODE_NAME"
+  wait_for "the end of $BRIDGE-$NODE_NAME" link_removed "$BRIDGE-$NODE_NAME"
 }
 
 gone() { [[ ! -e /proc/$1 ]]; }
