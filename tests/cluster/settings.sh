@@ -1,18 +1,14 @@
-# What the cluster is made of and where it lives. Sourced by the scripts beside it; the two folders can be overridden.
+# Where the cluster lives and what its things are called. Sourced by the scripts beside it; the two folders can be overridden.
 
 # Built programs and images are kept here between runs.
 CACHE="${KERNELBOX_CLUSTER_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/kernelbox/cluster}"
 # All that a running cluster writes is here, and goes with it.
 STATE="${KERNELBOX_CLUSTER_STATE:-/var/lib/kernelbox-cluster}"
 
-KUBERNETES_VERSION=v1.36.3
-CALICO_MODULE=github.com/projectcalico/calico
-COREDNS_VERSION=v1.15.0
-HELM_VERSION=v3.19.5
-
 # This machine and the nodes meet on a bridge. Services and pods are reached through the first node.
 BRIDGE=kbx0
 HOST_ADDRESS=10.99.0.1
+NOBODY=10.99.0.254
 SERVICE_RANGE=10.96.0.0/16
 DNS_ADDRESS=10.96.0.10
 POD_RANGE=10.244.0.0/16

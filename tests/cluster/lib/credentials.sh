@@ -23,7 +23,6 @@ make_credentials() {
     printf '%s,%s\n' "$token" "$(identity "$user")" >>"$folder/tokens.csv"
     make_kubeconfig "$user" "$token" >"$folder/$user.kubeconfig"
   done
-  install -m 600 "$folder/admin.kubeconfig" "$STATE/kubeconfig"
 }
 
 make_keys() {

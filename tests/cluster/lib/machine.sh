@@ -9,6 +9,9 @@ running() {
   [[ "$(readlink "/proc/$pid/ns/pid" 2>/dev/null)" == "$namespace" ]]
 }
 
+# started: is the whole cluster there? A start that was cut off leaves no kubeconfig.
+started() { running && [[ -e $STATE/kubeconfig ]]; }
+
 init_pid() { cut -d' ' -f1 "$NODE_STATE/init"; }
 
 # inside COMMAND...: runs it in the node.
@@ -52,7 +55,8 @@ make_machine() {
   ip link set "$BRIDGE-$NODE_NAME" master "$BRIDGE" up
   inside ip address add "$NODE_ADDRESS/24" dev eth0
   inside ip link set eth0 up
-  inside ip route add default via "$HOST_ADDRESS"
+  # Calico and services need a default route. This one leads to nobody: nothing leaves for the outside.
+  inside ip route add default via "$NOBODY"
 }
 
 # remove_machine: kills all in it at once, which is what becomes of children when a namespace's first process is killed.
