@@ -149,6 +149,8 @@ impl Embedded {
             tempfile::TempDir::with_prefix("kernelbox-").map_err(|e| Failure::local("no temporary folder", e))?;
         let mut config = ServeConfig::new(data.path(), python).on_free_ports();
         config.process.uv = uv;
+        // For one session: there is no next one to have it ready for.
+        config.process.warm_sandboxes = 0;
         config.drain_timeout = Duration::from_secs(1);
         config.local_model_dirs = local_model_dirs(&shared)?;
         config.models = ModelArgs::of_environment()?.config()?;

@@ -62,11 +62,13 @@ async fn a_hog_is_ended_with_figures_and_the_session_goes_on() {
     let finished = finished(&events);
     assert_eq!((finished.status(), finished.code()), (ExecutionStatus::Limit, ErrorCode::MemoryLimit), "{finished:?}");
     assert!(finished.message.chars().any(|c| c.is_ascii_digit()), "{}", finished.message);
+    assert!(finished.message.contains("variables are gone"), "{}", finished.message);
+    // The next code, at once, does not pay for it.
     assert_eq!(stdout(&sandbox.run("print('on')").await), "on\n");
 }
 
 #[tokio::test]
-async fn too_many_processes_end_the_code_and_those_that_stay_end_with_the_kernel() {
+async fn too_many_processes_end_the_code_or_the_kernel_that_runs_none() {
     let dir = tempfile::Builder::new().prefix("kb").tempdir_in("/tmp").unwrap();
     let sandbox = Sandbox::start_in(dir, &["--process-limit", "30"]).await;
     let watch = WatchSessionRequest { name: SESSION.into() };
@@ -76,6 +78,11 @@ async fn too_many_processes_end_the_code_and_those_that_stay_end_with_the_kernel
     let finished = finished(&sandbox.run(code).await);
     assert_eq!((finished.status(), finished.code()), (ExecutionStatus::Limit, ErrorCode::ProcessLimit), "{finished:?}");
     assert!(finished.message.contains("the sandbox may have 30"), "{}", finished.message);
+    let later = "import subprocess, threading
+def many(): all = [subprocess.Popen(['sleep', '600']) for _ in range(60)]
+threading.Timer(1, many).start()
+print('started')";
+    assert_eq!(stdout(&sandbox.run(later).await), "started\n");
     loop {
         let event =
             tokio::time::timeout(LIMIT, watched.message()).await.unwrap().unwrap().expect("the kernel is ended");

@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// How long a kernel that runs nothing may be over the sandbox's memory, or have too many processes.
-const HOG_LIMIT: Duration = Duration::from_secs(1);
+pub(super) const HOG_LIMIT: Duration = Duration::from_secs(1);
 
 impl Actor {
     pub(super) async fn died_idle(&mut self, exit: Exit) -> Next {

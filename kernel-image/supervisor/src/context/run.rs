@@ -7,23 +7,25 @@ use kernelbox_proto::{
 };
 use tokio::{
     sync::oneshot,
-    time::{Instant, sleep_until},
+    time::{Instant, sleep, sleep_until},
 };
 
 use super::{
     Job,
     actor::{Actor, Ask, Next},
     attempt::{Attempt, Done, Stop},
-    life::unavailable,
+    life::{HOG_LIMIT, hog, unavailable},
 };
 use crate::{
     convert::{Output, Reply},
     execution::{Execution, Outcome},
-    kernel,
+    kernel::{self, Kernel},
     sync::lock,
     watchdog::Breach,
     zygote::Exit,
 };
+
+const UNSTOPPABLE: &str = "it did not stop when it was interrupted";
 
 /// How the code left the kernel.
 enum Ending {
@@ -163,9 +165,24 @@ impl Actor {
         reply.send(answer).ok();
     }
 
+    /// Whether the kernel keeps what its code was stopped for: the next code would be stopped for that, too.
+    async fn keeps_its_hoard(&mut self, stop: Option<&Stop>) -> bool {
+        let Some(pid) = self.kernel.as_ref().map(Kernel::pid) else { return false };
+        let is_own = matches!(stop, Some(Stop::Limit(breach)) if breach.process == Some(pid));
+        is_own
+            && tokio::select! {
+                _ = hog(&mut self.breaches, Some(pid)) => true,
+                () = sleep(HOG_LIMIT * 2) => false,
+            }
+    }
+
     /// Tells the end of an execution, and replaces the kernel if it is gone.
     async fn conclude(&mut self, execution: &Arc<Execution>, ending: Ending, stop: Option<Stop>) -> Next {
         match ending {
+            Ending::Done(_) if self.keeps_its_hoard(stop.as_ref()).await => {
+                self.stop_kernel().await;
+                self.lost(execution, Exit::Signal(9), stop, "it did not let go of what it used").await
+            }
             Ending::Done(done) => {
                 // An interrupt before the first line of the code is told in the reply alone.
                 let error = done.reply.as_ref().and_then(Reply::error);
@@ -182,11 +199,11 @@ impl Actor {
             }
             Ending::Died(exit) => {
                 self.bury().await;
-                self.lost(execution, exit, stop).await
+                self.lost(execution, exit, stop, UNSTOPPABLE).await
             }
             Ending::Killed => {
                 self.stop_kernel().await;
-                self.lost(execution, Exit::Signal(9), stop).await
+                self.lost(execution, Exit::Signal(9), stop, UNSTOPPABLE).await
             }
             Ending::Unsent(Error { code, message, .. }) => {
                 self.stop_kernel().await;
@@ -220,11 +237,11 @@ impl Actor {
         execution.stage("artifacts", began.elapsed());
     }
 
-    async fn lost(&mut self, execution: &Arc<Execution>, exit: Exit, stop: Option<Stop>) -> Next {
+    /// `why` it was killed, if it was stopped.
+    async fn lost(&mut self, execution: &Arc<Execution>, exit: Exit, stop: Option<Stop>, why: &str) -> Next {
         let mut died = kernel::died(exit);
         if stop.is_some() {
-            died.message =
-                "the kernel was killed: it did not stop when it was interrupted; variables are gone".to_owned();
+            died.message = format!("the kernel was killed: {why}; variables are gone");
         }
         let outcome = match stop {
             Some(stop) => {
