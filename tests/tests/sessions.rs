@@ -1,7 +1,7 @@
 //! Sessions come and go, many of them, and leave nothing: no process, no socket, no file, no memory.
 use std::fs;
 
-use kernelbox_proto::v1::ListSessionsRequest;
+use kernelbox_proto::v1::{ExecuteRequest, ListSessionsRequest};
 use kernelbox_tests::{Client, Stack, eventually, memory_of, mentions};
 use nix::sys::signal::Signal;
 
@@ -155,4 +155,25 @@ async fn a_killed_server_leaves_nothing_after_its_next_start() {
     stack.signal(Signal::SIGTERM);
     stack.ended().await;
     stack.nothing_runs().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_ends_while_a_sandbox_starts_leaves_nothing() {
+    for _ in 0..5 {
+        let stack = Stack::builder().flag("--drain-timeout=0s").start().await;
+        let mut client = stack.client().await;
+        let session = client.session().await;
+        let start = tokio::spawn(async move {
+            let request = ExecuteRequest { session, code: "1".into(), ..Default::default() };
+            client.try_run(request).await
+        });
+        // given: its folder is there, and its process about to be
+        while !stack.sockets().iter().any(|path| path.ends_with("sandbox.json")) {
+            tokio::task::yield_now().await;
+        }
+
+        // then: stop sees to it that nothing is left
+        stack.stop().await;
+        start.await.unwrap().unwrap_err();
+    }
 }

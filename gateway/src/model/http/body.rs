@@ -7,7 +7,7 @@ use futures::{Stream, StreamExt as _, stream::BoxStream};
 
 use super::{ModelError, Timing, words::Named};
 
-/// U+FEFF in UTF-8. The parser panics on one.
+/// U+FEFF in UTF-8. The parser panics on one at the beginning, however many went before it.
 const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 
 pub(super) type Pieces = BoxStream<'static, Result<Bytes, ModelError>>;
@@ -74,7 +74,7 @@ struct Guard {
     limit: usize,
     named: Named,
     seen: usize,
-    /// The first bytes, for as long as they may be a byte order mark.
+    /// The first bytes, for as long as there may be a byte order mark.
     begin: Option<Vec<u8>>,
 }
 
@@ -86,12 +86,14 @@ impl Guard {
         }
         let Some(mut begin) = self.begin.take() else { return Ok(piece) };
         begin.extend_from_slice(&piece);
-        if begin.len() < BYTE_ORDER_MARK.len() && BYTE_ORDER_MARK.starts_with(&begin) {
+        while begin.starts_with(BYTE_ORDER_MARK) {
+            begin.drain(..BYTE_ORDER_MARK.len());
+        }
+        if BYTE_ORDER_MARK.starts_with(&begin) {
             self.begin = Some(begin);
             return Ok(Bytes::new());
         }
-        let begin = Bytes::from(begin);
-        Ok(if begin.starts_with(BYTE_ORDER_MARK) { begin.slice(BYTE_ORDER_MARK.len()..) } else { begin })
+        Ok(begin.into())
     }
 }
 
@@ -127,6 +129,17 @@ mod tests {
         #[test]
         fn no_bytes_make_it_panic(pieces in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..20), 0..20)) {
             read_all(pieces, 1000);
+        }
+    }
+
+    #[test]
+    fn byte_order_marks_are_left_out_however_many_there_are() {
+        for marks in 0..4 {
+            let stream = format!("{}data: x\n\n", "\u{feff}".repeat(marks)).into_bytes();
+            for size in 1..=stream.len() {
+                let events = read_all(stream.chunks(size).map(<[u8]>::to_vec).collect(), 1000);
+                assert_eq!(events, [Ok("x".to_owned())], "{marks} marks in pieces of {size}");
+            }
         }
     }
 

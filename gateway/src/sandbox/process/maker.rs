@@ -36,7 +36,11 @@ pub(super) struct Maker {
 
 impl Maker {
     /// A sandbox in the session's folders, ready to be bound. Each step is told.
-    pub(super) async fn make(&self, session: &SessionId, tell: impl Fn(&str)) -> Result<ProcessSandbox, Error> {
+    pub(super) async fn make(
+        self: &Arc<Self>,
+        session: &SessionId,
+        tell: impl Fn(&str),
+    ) -> Result<ProcessSandbox, Error> {
         tell("warming up the Python that kernels are forked from");
         tokio::select! {
             ready = self.zygote.ready() => ready?,
@@ -48,7 +52,11 @@ impl Maker {
             () = self.stopping.cancelled() => return Err(stopping()),
         }
         tell("starting the sandbox and its first kernel");
-        let (sandbox, tail) = self.start_child(session).await.map_err(|error| {
+        // In a task of its own: who waits may go away, and a start that is dropped halfway would leave its folder behind. A sandbox that
+        // nobody takes ends in order.
+        let (maker, id) = (Arc::clone(self), session.clone());
+        let started = self.tasks.spawn(async move { maker.start_child(&id).await }).await;
+        let (sandbox, tail) = started.map_err(io::Error::other).flatten().map_err(|error| {
             tracing::error!(error = &error as &dyn std::error::Error, %session, "cannot start a sandbox");
             Error::new(ErrorCode::SandboxStartFailed, format!("the sandbox could not be started: {error}"))
                 .retry_after(Duration::from_secs(1))

@@ -134,7 +134,7 @@ async fn fill(maker: Arc<Maker>, sender: mpsc::Sender<(SessionId, ProcessSandbox
     }
 }
 
-async fn make(maker: &Maker) -> Result<(SessionId, ProcessSandbox), Error> {
+async fn make(maker: &Arc<Maker>) -> Result<(SessionId, ProcessSandbox), Error> {
     let session: SessionId = uuid::Uuid::now_v7().to_string().parse()?;
     let marker = marker(&maker.data_dir, &session);
     fs::write(&marker, "").map_err(|error| crate::services::internal("a sandbox made ahead", &error))?;
