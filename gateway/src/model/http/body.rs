@@ -86,9 +86,8 @@ impl Guard {
         }
         let Some(mut begin) = self.begin.take() else { return Ok(piece) };
         begin.extend_from_slice(&piece);
-        while begin.starts_with(BYTE_ORDER_MARK) {
-            begin.drain(..BYTE_ORDER_MARK.len());
-        }
+        let marks = begin.chunks(BYTE_ORDER_MARK.len()).take_while(|it| *it == BYTE_ORDER_MARK).count();
+        begin.drain(..marks * BYTE_ORDER_MARK.len());
         if BYTE_ORDER_MARK.starts_with(&begin) {
             self.begin = Some(begin);
             return Ok(Bytes::new());
