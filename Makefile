@@ -2,11 +2,11 @@
 export PATH := $(CURDIR)/.tools/bin:$(CURDIR)/.venv/bin:$(PATH)
 # The suites that run code run it with this interpreter.
 export KERNELBOX_TEST_PYTHON ?= $(CURDIR)/.venv/bin/python
-PYTHON_SOURCES := $(wildcard kernel-image/kernel) deploy tests
+PYTHON_SOURCES := $(wildcard kernel-image/kernel) kernel-image/licences.py deploy tests
 PYTHON_TESTS := $(wildcard kernel-image/kernel/tests) deploy/local-model/tests tests/python tests/compare
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-model lint crds build release bench bench-turns cluster cluster-down cluster-test tools clean
+.PHONY: help demo test test-model lint crds build release bench bench-turns images lock cluster cluster-down cluster-test tools clean
 
 help: ## This list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +29,7 @@ lint: tools ## Every check that needs no running program.
 	cargo deny --locked check bans licenses sources
 	ruff check $(PYTHON_SOURCES)
 	ruff format --check $(PYTHON_SOURCES)
+	scripts/lock --check
 
 crds: ## Writes the resource definitions anew, after a change of controller/api.
 	cargo run --quiet --locked -p kernelbox-controller -- crd >.crds.yaml && mv .crds.yaml deploy/crds/kernelbox.dev.yaml
@@ -38,6 +39,12 @@ build: ## The programs, for development: target/debug/kernelbox and kernelbox-su
 
 release: ## The programs, as they are shipped: target/release/.
 	cargo build --workspace --bins --locked --release
+
+images: ## The container images, and archives of them for a cluster without a registry. kernel-image/README.md
+	@scripts/images
+
+lock: ## Writes the kernel image's Python packages anew, after a change of kernel-image/requirements.txt.
+	@scripts/lock
 
 bench: tools release ## Kernelbox beside jupyter_client, interleaved.
 	python tests/bench/bench.py

@@ -18,7 +18,11 @@ def of_debian(package: str) -> str:
     if not file.is_file():
         return f"see {file}"
     text = file.read_text(encoding="utf-8", errors="replace")
-    licences = {line.strip() for line in re.findall(r"^License:[ \t]*(\S.*)$", text, re.MULTILINE)}
+    # Elsewhere the word begins prose.
+    for_machines = text.startswith("Format:")
+    licences = (
+        {line.strip() for line in re.findall(r"^License:[ \t]*(\S.*)$", text, re.MULTILINE)} if for_machines else None
+    )
     common = {Path(path).name.rstrip(".") for path in re.findall(r"/usr/share/common-licenses/[\w.+-]*\w", text)}
     return "; ".join(sorted(licences or common)) or f"see {file}"
 
@@ -26,14 +30,19 @@ def of_debian(package: str) -> str:
 def python() -> list[str]:
     """Name, version and licence, as the distributions say."""
     found = {dist.metadata["Name"]: dist for dist in metadata.distributions()}
-    return [f"{name} {dist.version}: {of_python(dist)}" for name, dist in sorted(found.items(), key=lambda it: it[0].lower())]
+    return [
+        f"{name} {dist.version}: {of_python(dist)}"
+        for name, dist in sorted(found.items(), key=lambda it: it[0].lower())
+    ]
 
 
 def of_python(dist: metadata.Distribution) -> str:
     said = dist.metadata
     if expression := said.get("License-Expression"):
         return expression
-    classifiers = [text.rpartition(" :: ")[2] for text in said.get_all("Classifier", []) if text.startswith("License ::")]
+    classifiers = [
+        text.rpartition(" :: ")[2] for text in said.get_all("Classifier", []) if text.startswith("License ::")
+    ]
     # Some put the whole text there; its first line says which one it is.
     first = next((line.strip() for line in said.get("License", "").splitlines() if line.strip()), "")
     return "; ".join(classifiers) or first or "not said"
