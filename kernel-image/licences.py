@@ -18,13 +18,11 @@ def of_debian(package: str) -> str:
     if not file.is_file():
         return f"see {file}"
     text = file.read_text(encoding="utf-8", errors="replace")
-    # Elsewhere the word begins prose.
-    for_machines = text.startswith("Format:")
-    licences = (
-        {line.strip() for line in re.findall(r"^License:[ \t]*(\S.*)$", text, re.MULTILINE)} if for_machines else None
-    )
-    common = {Path(path).name.rstrip(".") for path in re.findall(r"/usr/share/common-licenses/[\w.+-]*\w", text)}
-    return "; ".join(sorted(licences or common)) or f"see {file}"
+    if text.startswith("Format:"):
+        return "; ".join(sorted({line.strip() for line in re.findall(r"^License:[ \t]*(\S.*)$", text, re.MULTILINE)}))
+    # Prose: which licence is for what, only a reader can tell.
+    common = {Path(path).name for path in re.findall(r"/usr/share/common-licenses/[\w.+-]*\w", text)}
+    return f"see {file}" + (f", which names {', '.join(sorted(common))}" if common else "")
 
 
 def python() -> list[str]:
