@@ -6,7 +6,7 @@ use std::{
 };
 
 use k8s_openapi::{api::core::v1::Pod, jiff::Timestamp};
-use kernelbox_api::{Phase, Sandbox, SandboxPool, SandboxPoolStatus, SandboxTemplate, TEMPLATE_HASH_LABEL};
+use kernelbox_api::{Lifecycle, Phase, Sandbox, SandboxPool, SandboxPoolStatus, SandboxTemplate, TEMPLATE_HASH_LABEL};
 use kube::ResourceExt as _;
 
 use crate::{
@@ -115,11 +115,7 @@ pub fn plan(world: &World, now: Timestamp) -> Plan {
                 is_surplus: surplus.contains(name),
                 now,
             };
-            match life::next(&facts) {
-                Step::Wait(None) => {}
-                Step::Wait(Some(span)) => soon(&mut plan.look_again, span),
-                step => plan.steps.push((Arc::clone(it.sandbox), step)),
-            }
+            plan.take(it.sandbox, life::next(&facts));
         }
         if let (Some(pool), Some(target)) = (pool, target) {
             soon(&mut plan.look_again, size::next_look());
@@ -138,7 +134,31 @@ pub fn plan(world: &World, now: Timestamp) -> Plan {
             }
         }
     }
+    // Their template is gone: warm ones go after it, a session keeps its own for as long as templates let it where they say nothing.
+    for sandbox in of_template.into_values().flatten() {
+        let facts = life::Facts {
+            sandbox,
+            pod: world.pods.get(key(sandbox)).map(Arc::as_ref),
+            lifecycle: &Lifecycle::default(),
+            is_admitted: false,
+            is_superseded: superseded.contains(key(sandbox)),
+            is_stale: true,
+            is_surplus: false,
+            now,
+        };
+        plan.take(sandbox, life::next(&facts));
+    }
     plan
+}
+
+impl Plan {
+    fn take(&mut self, sandbox: &Arc<Sandbox>, step: Step) {
+        match step {
+            Step::Wait(None) => {}
+            Step::Wait(Some(span)) => soon(&mut self.look_again, span),
+            step => self.steps.push((Arc::clone(sandbox), step)),
+        }
+    }
 }
 
 fn key(sandbox: &Sandbox) -> &str {

@@ -2,8 +2,6 @@
 pub mod observe;
 mod overlay;
 
-use std::collections::BTreeMap;
-
 use k8s_openapi::{
     api::core::v1::{
         Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EmptyDirVolumeSource, EnvVar, EnvVarSource,
@@ -246,11 +244,6 @@ fn volumes(spec: &SandboxTemplateSpec, platform: &Platform) -> Vec<Volume> {
         volumes.push(empty("shared-memory", Some("Memory"), size));
     }
     volumes
-}
-
-/// Labels of a template's pods, for lists and policies.
-pub fn selector(template: &str) -> BTreeMap<String, String> {
-    BTreeMap::from([(TEMPLATE_LABEL.to_owned(), template.to_owned())])
 }
 
 #[cfg(test)]

@@ -1,5 +1,8 @@
 //! Sessions come and go, many of them, and leave nothing: no process, no socket, no file, no memory.
-use std::fs;
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
 
 use kernelbox_proto::v1::{ExecuteRequest, ListSessionsRequest};
 use kernelbox_tests::{Client, Stack, eventually, memory_of, mentions};
@@ -160,7 +163,7 @@ async fn a_killed_server_leaves_nothing_after_its_next_start() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_ends_while_a_sandbox_starts_leaves_nothing() {
     for _ in 0..5 {
-        let stack = Stack::builder().flag("--drain-timeout=0s").start().await;
+        let stack = Stack::builder().flag("--drain-timeout=0s").flag("--warm-sandboxes=0").start().await;
         let mut client = stack.client().await;
         let session = client.session().await;
         let start = tokio::spawn(async move {
@@ -168,7 +171,9 @@ async fn a_server_that_ends_while_a_sandbox_starts_leaves_nothing() {
             client.try_run(request).await
         });
         // given: its folder is there, and its process about to be
+        let begun = Instant::now();
         while !stack.sockets().iter().any(|path| path.ends_with("sandbox.json")) {
+            assert!(begun.elapsed() < Duration::from_secs(60), "no sandbox is started: {}", stack.log());
             tokio::task::yield_now().await;
         }
 

@@ -69,7 +69,7 @@ async fn a_new_session_has_a_kernel_that_was_there_before_it() {
 
 /// A session that a sandbox is held for.
 async fn create_held(stack: &Stack, client: &mut Client) -> String {
-    loop {
+    for _ in 0..10_000 {
         let session = create(client, "").await;
         // Its folders are there already: it is one of those that were made ahead.
         if stack.workspace(&session).exists() {
@@ -77,6 +77,7 @@ async fn create_held(stack: &Stack, client: &mut Client) -> String {
         }
         client.delete(&session).await;
     }
+    panic!("no session gets a sandbox that was made ahead");
 }
 
 #[tokio::test(flavor = "multi_thread")]

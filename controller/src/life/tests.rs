@@ -1,3 +1,4 @@
+//! Each step of a sandbox' life, from what is known of it.
 use kernelbox_api::{Lifecycle, Sandbox};
 use serde_json::{Value, json};
 

@@ -1,3 +1,4 @@
+//! The plan, carried out again and again on a model of a cluster.
 use std::collections::BTreeSet;
 
 use kernelbox_api::EndReason;
@@ -268,6 +269,29 @@ fn without_a_template_that_makes_pods_nothing_is_made_and_nothing_ends() {
     model.ask(1, 1, 0);
     model.settle();
     assert_eq!((model.world.pods.len(), model.status().ready, model.status().queued), (2, 2, 1));
+}
+
+#[test]
+fn sandboxes_outlive_their_template_only_while_a_session_has_them() {
+    let mut model = Model::new(json!({"min": 2}));
+    let mine = model.ask(1, 1, 0);
+    for _ in 0..2 {
+        model.settle();
+        model.start_all();
+    }
+    model.settle();
+    model.world.templates.clear();
+    model.settle();
+    assert_eq!(model.ready(|_| true), [mine]);
+    assert_eq!(model.ends, [EndReason::Stale; 2]);
+
+    model.now += 90_000;
+    for _ in 0..2 {
+        model.settle();
+        model.now += 601;
+    }
+    model.settle();
+    assert!(model.world.sandboxes.is_empty() && model.world.pods.is_empty());
 }
 
 #[derive(Debug, Clone)]

@@ -1,3 +1,4 @@
+//! Pods as templates want them, and what no template gets.
 use kernelbox_api::{PodOverlay, PodOverlayMetadata, Sandbox, SandboxTemplate};
 use serde_json::{Value, json};
 

@@ -135,6 +135,7 @@ class App(IPKernelApp):
     """Starts the kernel."""
 
     def init_iopub(self, context: Any) -> None:
+        # There is no setting for it: this is the name by which it is made.
         kernelapp.IOPubThread = output.IOPubThread
         super().init_iopub(context)
 

@@ -12,7 +12,7 @@ use std::{
 
 use kernelbox_proto::{Error, SessionId};
 use tokio::{sync::mpsc, time::sleep};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
     child::ProcessSandbox,
@@ -35,7 +35,11 @@ pub(super) struct Warm {
 }
 
 enum Held {
-    Ready(ProcessSandbox),
+    Ready {
+        sandbox: ProcessSandbox,
+        /// Its time is counted for as long as it is held.
+        _timer: DropGuard,
+    },
     /// Cancelled when nothing of it is left.
     Ending(CancellationToken),
 }
@@ -58,14 +62,12 @@ impl Warm {
             return None;
         }
         let (session, sandbox) = self.ready.lock().unwrap_or_else(PoisonError::into_inner).try_recv().ok()?;
-        held.insert(session.clone(), Held::Ready(sandbox));
+        // Where everything ends, it ends by itself.
+        let taken = self.maker.stopping.child_token();
+        held.insert(session.clone(), Held::Ready { sandbox, _timer: taken.clone().drop_guard() });
         let (warm, of) = (Arc::clone(self), session.clone());
         self.maker.tasks.spawn(async move {
-            tokio::select! {
-                () = sleep(warm.idle_timeout) => warm.end(&of).await,
-                // It ends by itself then.
-                () = warm.maker.stopping.cancelled() => {}
-            }
+            tokio::select! { () = sleep(warm.idle_timeout) => warm.end(&of).await, () = taken.cancelled() => {} }
         });
         Some(session)
     }
@@ -74,14 +76,12 @@ impl Warm {
     pub(super) async fn take(&self, session: &SessionId) -> Option<ProcessSandbox> {
         let ending = {
             let mut held = self.held();
-            match held.remove(session)? {
-                Held::Ready(sandbox) => {
+            match held.get(session)? {
+                Held::Ending(ended) => ended.clone(),
+                Held::Ready { .. } => {
+                    let Some(Held::Ready { sandbox, .. }) = held.remove(session) else { return None };
                     unmark(&self.maker.data_dir, session);
                     return Some(sandbox).filter(ProcessSandbox::lives);
-                }
-                Held::Ending(token) => {
-                    held.insert(session.clone(), Held::Ending(token.clone()));
-                    token
                 }
             }
         };
@@ -89,27 +89,26 @@ impl Warm {
         None
     }
 
-    /// Ends what is held for the session and was never used.
+    /// Ends what is held for the session and was never used. Returns when nothing of it is left.
     pub(super) async fn end(&self, session: &SessionId) {
-        let token = CancellationToken::new();
-        let sandbox = {
+        let ended = CancellationToken::new();
+        let before = {
             let mut held = self.held();
-            match held.remove(session) {
-                Some(Held::Ready(sandbox)) => {
-                    held.insert(session.clone(), Held::Ending(token.clone()));
-                    sandbox
-                }
-                Some(ending) => {
-                    held.insert(session.clone(), ending);
-                    return;
-                }
+            match held.get_mut(session) {
                 None => return,
+                Some(Held::Ending(ended)) => Held::Ending(ended.clone()),
+                Some(ready) => std::mem::replace(ready, Held::Ending(ended.clone())),
             }
         };
-        sandbox.destroy().await;
-        discard(&self.maker, session).await;
-        self.held().remove(session);
-        token.cancel();
+        match before {
+            Held::Ending(ended) => ended.cancelled().await,
+            Held::Ready { sandbox, .. } => {
+                sandbox.destroy().await;
+                discard(&self.maker, session).await;
+                self.held().remove(session);
+                ended.cancel();
+            }
+        }
     }
 
     fn held(&self) -> MutexGuard<'_, HashMap<SessionId, Held>> {

@@ -1,3 +1,4 @@
+//! Which changes of files are told.
 use super::*;
 use cap_std::ambient_authority;
 use std::{fs, os::unix::fs::symlink, path::Path};

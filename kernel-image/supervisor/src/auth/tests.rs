@@ -1,3 +1,4 @@
+//! Tokens that pass, and all the kinds that do not.
 use std::fs;
 
 use jsonwebtoken::{EncodingKey, Header, encode};

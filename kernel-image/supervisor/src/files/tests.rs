@@ -1,3 +1,4 @@
+//! Files that go in and come out, whole or not at all.
 use std::{fs, pin::pin};
 
 use cap_std::{ambient_authority, fs::Dir};

@@ -1,3 +1,4 @@
+//! What a sandbox admits in each state of its life.
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
 use super::*;

@@ -1,3 +1,4 @@
+//! Bind and Retire, as their callers meet them.
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
 use kernelbox_proto::{sandbox::v1::Lifecycle as Name, v1::ErrorCode};
