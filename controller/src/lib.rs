@@ -1,4 +1,5 @@
 //! The operator: gives sandboxes to sessions and keeps them ahead of demand.
+pub mod cache;
 pub mod crd;
 pub mod life;
 pub mod names;

@@ -17,6 +17,10 @@ use crate::pod::observe::{Observed, observe};
 pub const KEPT: Duration = Duration::from_secs(600);
 /// Who waits longer than this is told in the status, too.
 const LONG: Duration = Duration::from_secs(5);
+/// One that is retired with something unsaved, or does not answer, is asked again after so long.
+const ASK_AGAIN: Duration = Duration::from_secs(5);
+/// One that did not answer for so long is given up.
+const SILENT: Duration = Duration::from_secs(120);
 
 /// All that the next step depends on.
 #[derive(Debug, Clone, Copy)]
@@ -32,7 +36,22 @@ pub struct Facts<'a> {
     pub is_stale: bool,
     /// Its pool has more than it wants.
     pub is_surplus: bool,
+    /// What its supervisor said when it was asked last.
+    pub answer: Option<Answer>,
+    /// So many supervisors do not answer that it may not be their fault: none is given up for it.
+    pub is_silence_general: bool,
     pub now: Timestamp,
+}
+
+/// A supervisor's answer to the question whether its sandbox is idle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// It was used last at this time, or is now.
+    Used(Timestamp),
+    /// It takes no calls any more. `unsaved`: something in it is kept nowhere else yet.
+    Retired { asked: Timestamp, used: Timestamp, unsaved: bool },
+    /// None came, since then.
+    Silent { since: Timestamp, asked: Timestamp },
 }
 
 /// What is to be done.
@@ -112,7 +131,7 @@ fn starting(facts: &Facts<'_>, pod: &Pod, what: &str, words: &str) -> Step {
     let Some(left) = rest(facts.now, begun, timeout) else {
         return Step::End(EndReason::StartTimeout, format!("not ready within {}: it {told}", spoken(timeout)));
     };
-    let is_told = facts.sandbox.status.as_ref().is_some_and(|status| status.phase == Some(Phase::Pending));
+    let is_told = facts.sandbox.status.as_ref().is_some_and(|status| status.message.is_some());
     if is_warm || is_told {
         return Step::Wait(Some(left));
     }
@@ -143,11 +162,46 @@ fn while_ready(facts: &Facts<'_>) -> Step {
             () => Step::Wait(Some(life)),
         };
     }
-    let used =
-        [of(&spec.claim_time), of(&status.stages.kernel_ready), status.last_known_activity.as_ref().map(|it| it.0)];
-    let last = used.into_iter().flatten().max().unwrap_or(begun);
-    match rest(facts.now, last, Duration::from(lifecycle.idle_timeout)) {
+    let idle_timeout = Duration::from(lifecycle.idle_timeout);
+    match facts.answer {
+        Some(Answer::Retired { unsaved: false, .. }) => {
+            return Step::End(EndReason::IdleTimeout, format!("it was not used for {}", spoken(idle_timeout)));
+        }
+        Some(Answer::Retired { asked, used, .. }) => {
+            let patience = idle_timeout + Duration::from(lifecycle.unsaved_grace);
+            return match rest(facts.now, used, patience) {
+                None => {
+                    Step::End(EndReason::IdleUnsaved, "it was not used, and nobody came to save its files".to_owned())
+                }
+                Some(left) => ask_again(facts, asked, left.min(life)),
+            };
+        }
+        Some(Answer::Silent { since, asked }) => {
+            return match rest(facts.now, since, SILENT) {
+                None if !facts.is_silence_general => {
+                    let words = format!("its supervisor did not answer for {}", spoken(SILENT));
+                    Step::End(EndReason::Failed, words)
+                }
+                _ => ask_again(facts, asked, life),
+            };
+        }
+        Some(Answer::Used(_)) | None => {}
+    }
+    let said = match facts.answer {
+        Some(Answer::Used(used)) => Some(used),
+        _ => None,
+    };
+    let last =
+        [of(&spec.claim_time), of(&status.stages.kernel_ready), said].into_iter().flatten().max().unwrap_or(begun);
+    match rest(facts.now, last, idle_timeout) {
         Some(idle) => Step::Wait(Some(idle.min(life))),
+        None => Step::AskWhetherIdle,
+    }
+}
+
+fn ask_again(facts: &Facts<'_>, asked: Timestamp, at_most: Duration) -> Step {
+    match rest(facts.now, asked, ASK_AGAIN) {
+        Some(pause) => Step::Wait(Some(pause.min(at_most))),
         None => Step::AskWhetherIdle,
     }
 }

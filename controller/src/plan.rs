@@ -10,7 +10,7 @@ use kernelbox_api::{Lifecycle, Phase, Sandbox, SandboxPool, SandboxPoolStatus, S
 use kube::ResourceExt as _;
 
 use crate::{
-    life::{self, Step},
+    life::{self, Answer, Step},
     queue::{self, Room, Waiting},
     size::{self, Bounds},
 };
@@ -26,6 +26,17 @@ pub struct World {
     pub sandboxes: Vec<Arc<Sandbox>>,
     /// By name, which is its sandbox'.
     pub pods: HashMap<String, Arc<Pod>>,
+    /// What supervisors said last, by the sandbox' name.
+    pub answers: HashMap<String, Answer>,
+}
+
+impl World {
+    /// More than a fifth of the supervisors do not answer, and at least five.
+    fn is_silence_general(&self) -> bool {
+        let silent = self.answers.values().filter(|it| matches!(it, Answer::Silent { .. })).count();
+        let claimed = self.sandboxes.iter().filter(|it| it.spec.session.is_some() && self.pods.contains_key(key(it)));
+        silent >= 5 && silent * 5 > claimed.count()
+    }
 }
 
 /// A template, and the hash of the pods that are made from it now; none where none can be.
@@ -59,7 +70,7 @@ struct One<'a> {
 
 impl One<'_> {
     fn waits(&self) -> bool {
-        !self.has_pod && self.phase.is_none_or(|phase| phase == Phase::Queued)
+        !self.has_pod && self.phase.is_none_or(|phase| phase == Phase::Pending)
     }
 
     fn starts(&self) -> bool {
@@ -75,6 +86,7 @@ impl One<'_> {
 pub fn plan(world: &World, now: Timestamp) -> Plan {
     let mut plan = Plan::default();
     let superseded = superseded(&world.sandboxes);
+    let is_silence_general = world.is_silence_general();
     let mut of_template: BTreeMap<&str, Vec<&Arc<Sandbox>>> = BTreeMap::new();
     for sandbox in &world.sandboxes {
         of_template.entry(sandbox.spec.template_ref.name.as_str()).or_default().push(sandbox);
@@ -113,6 +125,8 @@ pub fn plan(world: &World, now: Timestamp) -> Plan {
                 is_superseded: superseded.contains(name),
                 is_stale: it.is_stale && (!it.is_ready() || going.contains(name)),
                 is_surplus: surplus.contains(name),
+                answer: world.answers.get(name).copied(),
+                is_silence_general,
                 now,
             };
             plan.take(it.sandbox, life::next(&facts));
@@ -144,6 +158,8 @@ pub fn plan(world: &World, now: Timestamp) -> Plan {
             is_superseded: superseded.contains(key(sandbox)),
             is_stale: true,
             is_surplus: false,
+            answer: world.answers.get(key(sandbox)).copied(),
+            is_silence_general,
             now,
         };
         plan.take(sandbox, life::next(&facts));
@@ -196,8 +212,10 @@ fn superseded(sandboxes: &[Arc<Sandbox>]) -> HashSet<&str> {
     let mut lower = HashSet::new();
     for sandbox in sandboxes.iter().filter(|it| !ended(it)) {
         let Some(session) = sandbox.spec.session.as_deref() else { continue };
-        // Of two of one generation the first by name stays, on every leader.
-        let rank = |it: &Sandbox| (it.spec.generation, std::cmp::Reverse(it.name_any()));
+        // Of two of one generation the one that was given last stays: an answer before it was lost.
+        let rank = |it: &Sandbox| {
+            (it.spec.generation, it.spec.claim_time.as_ref().map(|it| it.0), std::cmp::Reverse(it.name_any()))
+        };
         match highest.get_mut(session) {
             Some(known) if rank(known) >= rank(sandbox) => _ = lower.insert(key(sandbox)),
             Some(known) => _ = lower.insert(key(std::mem::replace(known, sandbox))),

@@ -6,6 +6,7 @@ pub mod process;
 use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+pub use kernelbox_proto::token::Scope;
 use kernelbox_proto::{Error, SessionId, sandbox::v1::sandbox_service_client::SandboxServiceClient, v1::SandboxStage};
 use tokio::sync::mpsc;
 use tonic::{
@@ -83,15 +84,6 @@ pub trait Sandbox: Send + Sync + 'static {
 pub(crate) async fn long_ended(sandbox: Arc<dyn Sandbox>) {
     sandbox.ended().await;
     tokio::time::sleep(AFTER_END).await;
-}
-
-/// What a token allows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Scope {
-    /// The calls of a session.
-    Session,
-    /// Bind and Retire.
-    Lifecycle,
 }
 
 /// Why a sandbox is gone.

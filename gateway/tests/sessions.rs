@@ -225,7 +225,7 @@ async fn a_watch_outlives_sandboxes() {
             seen.push(match events.message().await.unwrap().unwrap().kind.unwrap() {
                 Kind::Stage(_) => "stage",
                 Kind::LateOutput(_) => "late",
-                Kind::SandboxEnded(ended) if ended.reason == "Idle" => "ended",
+                Kind::SandboxEnded(ended) if ended.reason == "IdleTimeout" => "ended",
                 other => panic!("{other:?}"),
             });
         }

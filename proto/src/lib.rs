@@ -5,6 +5,8 @@
 mod error;
 mod json;
 mod name;
+#[cfg(feature = "token")]
+pub mod token;
 
 pub use error::{DOMAIN, Error, Result};
 pub use json::to_json;

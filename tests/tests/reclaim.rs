@@ -53,7 +53,7 @@ async fn an_idle_session_returns_with_its_files_and_is_told_that_its_variables_a
         }
         None
     });
-    assert_eq!(ended.await.unwrap().as_deref(), Some("Idle"));
+    assert_eq!(ended.await.unwrap().as_deref(), Some("IdleTimeout"));
     stack.stop().await;
 }
 

@@ -8,7 +8,7 @@ mod pool;
 mod sandbox;
 mod template;
 
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{CustomResourceDefinition, JSON};
 use kube::CustomResourceExt as _;
 
 pub use self::{
@@ -37,5 +37,16 @@ pub const SESSION_HASH_LABEL: &str = "kernelbox.dev/session-hash";
 
 /// All definitions, in the order in which they are printed.
 pub fn definitions() -> [CustomResourceDefinition; 3] {
-    [SandboxTemplate::crd(), SandboxPool::crd(), Sandbox::crd()]
+    [SandboxTemplate::crd(), SandboxPool::crd(), pending_at_first(Sandbox::crd())]
+}
+
+/// A status cannot be given when a resource is made: the API server fills in its first one.
+fn pending_at_first(mut definition: CustomResourceDefinition) -> CustomResourceDefinition {
+    for version in &mut definition.spec.versions {
+        let schema = version.schema.as_mut().and_then(|it| it.open_api_v3_schema.as_mut());
+        if let Some(status) = schema.and_then(|it| it.properties.as_mut()?.get_mut("status")) {
+            status.default = Some(JSON(serde_json::json!({ "phase": Phase::Pending })));
+        }
+    }
+    definition
 }

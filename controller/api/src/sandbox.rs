@@ -1,7 +1,7 @@
 //! Sandbox: one pod with one supervisor, warm and nobody's, or a session's for good.
 use std::fmt;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -97,9 +97,6 @@ pub struct SandboxStatus {
     /// When it reached each stage.
     #[serde(default)]
     pub stages: StageTimes,
-    /// The last use that is known; it is asked for anew before it is reclaimed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub last_known_activity: Option<Time>,
     /// Why it ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub end_reason: Option<EndReason>,
@@ -108,9 +105,7 @@ pub struct SandboxStatus {
 /// Where a sandbox stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 pub enum Phase {
-    /// It waits for its turn: there is no pod yet.
-    Queued,
-    /// Its pod is there, and starts.
+    /// It waits for its turn, or starts: its pod tells more, once it is there. So it is from the first moment, without a write.
     Pending,
     /// Its first kernel answers. Without a session it is warm.
     Ready,
@@ -123,8 +118,8 @@ pub enum Phase {
 pub enum EndReason {
     /// The gateway needs it no more.
     Released,
-    /// Idle for its template's idleTimeout, with everything saved.
-    Idle,
+    /// Not used for its template's idleTimeout, with everything saved.
+    IdleTimeout,
     /// Idle, with a workspace that no gateway came to save within unsavedGrace.
     IdleUnsaved,
     /// It reached its template's maxLifetime.
@@ -147,7 +142,7 @@ pub enum EndReason {
     Deleted,
     /// The node is gone or does not answer.
     NodeLost,
-    /// The supervisor ended by itself.
+    /// The supervisor ended by itself, or answers no more.
     Failed,
     /// The image cannot be had.
     ImageUnavailable,

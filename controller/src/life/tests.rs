@@ -61,6 +61,8 @@ fn step(sandbox: &Sandbox, pod: Option<&Pod>, change: impl FnOnce(&mut Facts<'_>
         is_superseded: false,
         is_stale: false,
         is_surplus: false,
+        answer: None,
+        is_silence_general: false,
         now: Timestamp::from_second(NOW).unwrap(),
     };
     change(&mut facts);
@@ -137,12 +139,46 @@ fn an_idle_one_is_asked_and_an_old_one_ends() {
     let idle = |claim: i64| step(&claimed(claim, ready_status()), Some(&pod), |_| {});
     assert_eq!(idle(NOW - 899), Step::Wait(Some(Duration::from_secs(1))));
     assert_eq!(idle(NOW - 900), Step::AskWhetherIdle);
-    let mut used = ready_status();
-    used["lastKnownActivity"] = at(NOW - 10).into();
-    assert_eq!(step(&claimed(NOW - 5000, used), Some(&pod), |_| {}), Step::Wait(Some(Duration::from_secs(890))));
+    let used = |facts: &mut Facts<'_>| facts.answer = Some(Answer::Used(second(NOW - 10)));
+    assert_eq!(
+        step(&claimed(NOW - 5000, ready_status()), Some(&pod), used),
+        Step::Wait(Some(Duration::from_secs(890)))
+    );
     let later = |facts: &mut Facts<'_>| facts.now = Timestamp::from_second(NOW + 86_400).unwrap();
     assert_eq!(reason(step(&claimed(NOW + 86_399, ready_status()), Some(&pod), later)), EndReason::MaxLifetime);
     assert_eq!(reason(step(&warm(ready_status()), Some(&pod), later)), EndReason::MaxLifetime);
+}
+
+fn second(second: i64) -> Timestamp {
+    Timestamp::from_second(second).unwrap()
+}
+
+#[test]
+fn a_retired_one_goes_when_it_is_saved_or_nobody_comes_to_save_it() {
+    let pod = ready_pod(90);
+    let answered =
+        |answer: Answer| step(&claimed(NOW - 5000, ready_status()), Some(&pod), |it| it.answer = Some(answer));
+    let retired = |asked: i64, used: i64, unsaved: bool| {
+        answered(Answer::Retired { asked: second(NOW - asked), used: second(NOW - used), unsaved })
+    };
+    assert_eq!(reason(retired(0, 900, false)), EndReason::IdleTimeout);
+    assert_eq!(retired(1, 900, true), Step::Wait(Some(Duration::from_secs(4))));
+    assert_eq!(retired(5, 900, true), Step::AskWhetherIdle);
+    assert_eq!(reason(retired(5, 900 + 3600, true)), EndReason::IdleUnsaved);
+}
+
+#[test]
+fn one_that_does_not_answer_is_given_up_unless_many_do_not() {
+    let pod = ready_pod(90);
+    let silent = |since: i64, general: bool| {
+        step(&claimed(NOW - 5000, ready_status()), Some(&pod), |it| {
+            it.answer = Some(Answer::Silent { since: second(NOW - since), asked: second(NOW - 5) });
+            it.is_silence_general = general;
+        })
+    };
+    assert_eq!(silent(119, false), Step::AskWhetherIdle);
+    assert_eq!(reason(silent(120, false)), EndReason::Failed);
+    assert_eq!(silent(100_000, true), Step::AskWhetherIdle);
 }
 
 #[test]
@@ -158,7 +194,7 @@ fn it_ends_with_its_pod_or_with_its_sessions_next() {
 fn after_its_end_its_pod_goes_and_its_story_stays_a_while() {
     let story = |age: i64| {
         let time = format!("{}.000000Z", at(NOW - age).trim_end_matches('Z'));
-        warm(json!({"phase": "Ended", "endReason": "Idle", "stages": {"ended": time}}))
+        warm(json!({"phase": "Ended", "endReason": "IdleTimeout", "stages": {"ended": time}}))
     };
     assert_eq!(step(&story(1), Some(&ready_pod(9)), |_| {}), Step::DeletePod);
     let mut going = ready_pod(9);

@@ -16,23 +16,22 @@ use std::{
     sync::Arc,
 };
 
-use async_trait::async_trait;
-use kernelbox_proto::{
-    Error, SessionId,
-    v1::{SandboxStage, Stage},
-};
-use tokio::sync::mpsc;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
-
 use self::{
     dirs::{DirsError, RunDir, SessionDirs},
     maker::Maker,
-    tokens::{KeyPairError, Signer},
     warm::Warm,
     zygote::{Recipe, Zygote},
 };
 use super::{Claim, Sandbox, SandboxProvider};
 use crate::config::ServeConfig;
+use async_trait::async_trait;
+use kernelbox_proto::{
+    Error, SessionId,
+    token::{Signer, SignerError},
+    v1::{SandboxStage, Stage},
+};
+use tokio::sync::mpsc;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 #[derive(Debug, thiserror::Error)]
 pub enum ProcessError {
@@ -43,7 +42,7 @@ pub enum ProcessError {
     #[error("kernelbox-supervisor is neither beside the own executable nor on PATH; say where it is with --supervisor")]
     NoSupervisor,
     #[error(transparent)]
-    KeyPair(#[from] KeyPairError),
+    KeyPair(#[from] SignerError),
 }
 
 /// Sandboxes as processes of this machine.

@@ -94,5 +94,5 @@ impl SessionRouter {
 }
 
 fn idle() -> Ended {
-    Ended { reason: "Idle".to_owned(), message: "it was not used for the session's idle timeout".to_owned() }
+    Ended { reason: "IdleTimeout".to_owned(), message: "it was not used for the session's idle timeout".to_owned() }
 }

@@ -27,7 +27,7 @@ impl SessionRouter {
         let error = Error::from_status(status);
         if error.code == ErrorCode::SandboxRetired {
             slot.leave(live);
-            live.end("Idle", "it was retired");
+            live.end("IdleTimeout", "it was retired");
             return Verdict::NotRun;
         }
         let ours = status.get_error_details().error_info().is_some_and(|info| info.domain == DOMAIN);

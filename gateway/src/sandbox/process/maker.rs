@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use kernelbox_proto::{Error, SessionId, v1::ErrorCode};
+use kernelbox_proto::{Error, SessionId, token::Signer, v1::ErrorCode};
 use tokio::time::sleep;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -17,7 +17,7 @@ use super::{
     dirs::{self, RunDir, SessionDirs},
     leftovers::{Process, Record},
     spawn::{self, Tail},
-    tokens::{Signer, Tokens},
+    tokens::Tokens,
     zygote::Zygote,
 };
 use crate::{config::ProcessConfig, sandbox::Sandbox as _};
@@ -88,7 +88,7 @@ impl Maker {
     async fn start_in(&self, dir: &Path, uid: &str, session: &SessionId) -> io::Result<(ProcessSandbox, Tail)> {
         let dirs = SessionDirs::of(&self.data_dir, session);
         dirs.make().map_err(io::Error::other)?;
-        let keys = child::put_key(dir, &self.signer.kid, &self.signer.public_pem)?;
+        let keys = child::put_key(dir, self.signer.kid(), self.signer.public_pem())?;
         let config = &self.config;
         let mut command = spawn::command(&self.supervisor);
         command.arg("serve").arg("--exit-with-stdin").args(["--uid", uid]);
