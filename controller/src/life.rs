@@ -36,6 +36,8 @@ pub struct Facts<'a> {
     pub is_stale: bool,
     /// Its pool has more than it wants.
     pub is_surplus: bool,
+    /// So many have ended since that its story is not kept any longer.
+    pub is_forgotten: bool,
     /// What its supervisor said when it was asked last.
     pub answer: Option<Answer>,
     /// So many supervisors do not answer that it may not be their fault: none is given up for it.
@@ -100,7 +102,7 @@ fn after_the_end(facts: &Facts<'_>) -> Step {
         return if pod.metadata.deletion_timestamp.is_none() { Step::DeletePod } else { Step::Wait(None) };
     }
     let ended = facts.sandbox.status.as_ref().and_then(|status| status.stages.ended.as_ref());
-    match ended.and_then(|ended| rest(facts.now, ended.0, KEPT)) {
+    match ended.filter(|_| !facts.is_forgotten).and_then(|ended| rest(facts.now, ended.0, KEPT)) {
         Some(rest) => Step::Wait(Some(rest)),
         None => Step::DeleteSandbox,
     }
@@ -140,7 +142,7 @@ fn starting(facts: &Facts<'_>, pod: &Pod, what: &str, words: &str) -> Step {
         None => Step::Tell(Box::new(SandboxStatus {
             phase: Some(Phase::Pending),
             message: Some(told),
-            stages: stages(facts, Some(pod)),
+            stages: stages(facts.sandbox, Some(pod)),
             ..facts.sandbox.status.clone().unwrap_or_default()
         })),
     }
@@ -217,25 +219,31 @@ fn ready(facts: &Facts<'_>, pod: &Pod, address: String, node: String) -> Sandbox
         pod_uid: pod.metadata.uid.clone(),
         node: Some(node),
         address: Some(address),
-        stages: StageTimes { kernel_ready: Some(MicroTime(facts.now)), ..stages(facts, Some(pod)) },
+        stages: StageTimes { kernel_ready: Some(MicroTime(facts.now)), ..stages(facts.sandbox, Some(pod)) },
         ..facts.sandbox.status.clone().unwrap_or_default()
     }
 }
 
 /// The status of one that ends now.
-pub fn ended(facts: &Facts<'_>, reason: EndReason, message: String) -> SandboxStatus {
+pub fn ended(
+    sandbox: &Sandbox,
+    pod: Option<&Pod>,
+    reason: EndReason,
+    message: String,
+    now: Timestamp,
+) -> SandboxStatus {
     SandboxStatus {
         phase: Some(Phase::Ended),
         message: Some(message).filter(|it| !it.is_empty()),
         end_reason: Some(reason),
-        stages: StageTimes { ended: Some(MicroTime(facts.now)), ..stages(facts, facts.pod) },
-        ..facts.sandbox.status.clone().unwrap_or_default()
+        stages: StageTimes { ended: Some(MicroTime(now)), ..stages(sandbox, pod) },
+        ..sandbox.status.clone().unwrap_or_default()
     }
 }
 
 /// What the pod's own times tell, beside what was known before.
-fn stages(facts: &Facts<'_>, pod: Option<&Pod>) -> StageTimes {
-    let before = facts.sandbox.status.as_ref().map(|status| status.stages.clone()).unwrap_or_default();
+fn stages(sandbox: &Sandbox, pod: Option<&Pod>) -> StageTimes {
+    let before = sandbox.status.as_ref().map(|status| status.stages.clone()).unwrap_or_default();
     let micro = |time: &Time| MicroTime(time.0);
     let status = pod.and_then(|pod| pod.status.as_ref());
     let condition = |type_: &str| {
@@ -247,7 +255,7 @@ fn stages(facts: &Facts<'_>, pod: Option<&Pod>) -> StageTimes {
         state.running.as_ref()?.started_at.as_ref().map(micro)
     });
     StageTimes {
-        queued: before.queued.or_else(|| facts.sandbox.metadata.creation_timestamp.as_ref().map(micro)),
+        queued: before.queued.or_else(|| sandbox.metadata.creation_timestamp.as_ref().map(micro)),
         created: before.created.or_else(|| pod?.metadata.creation_timestamp.as_ref().map(micro)),
         scheduled: before.scheduled.or_else(|| condition("PodScheduled")),
         // The image is there when the container can be started.
@@ -263,7 +271,7 @@ fn created(time: Option<&Time>, now: Timestamp) -> Timestamp {
 }
 
 /// What is left of a span that began then. None: it is over.
-fn rest(now: Timestamp, begun: Timestamp, span: Duration) -> Option<Duration> {
+pub(crate) fn rest(now: Timestamp, begun: Timestamp, span: Duration) -> Option<Duration> {
     let span = SignedDuration::try_from(span).unwrap_or(SignedDuration::MAX);
     let left = span.checked_sub(now.duration_since(begun))?;
     if left.is_positive() { Some(left.unsigned_abs()) } else { None }

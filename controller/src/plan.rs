@@ -1,4 +1,7 @@
 //! What the leader does next, from all that it knows: a step for each sandbox, new warm ones, what pools say of themselves. Pure.
+mod status;
+mod trouble;
+
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
@@ -6,7 +9,10 @@ use std::{
 };
 
 use k8s_openapi::{api::core::v1::Pod, jiff::Timestamp};
-use kernelbox_api::{Lifecycle, Phase, Sandbox, SandboxPool, SandboxPoolStatus, SandboxTemplate, TEMPLATE_HASH_LABEL};
+use kernelbox_api::{
+    Lifecycle, Phase, Sandbox, SandboxPool, SandboxPoolStatus, SandboxTemplate, SandboxTemplateStatus,
+    TEMPLATE_HASH_LABEL,
+};
 use kube::ResourceExt as _;
 
 use crate::{
@@ -17,6 +23,8 @@ use crate::{
 
 /// Pods that may be starting at once, of a template that has no pool.
 const MAX_PENDING: usize = 10;
+/// The stories of so many are kept, of each template.
+const STORIES: usize = 200;
 
 /// All that is known.
 #[derive(Debug, Clone, Default)]
@@ -44,6 +52,8 @@ impl World {
 pub struct Template {
     pub template: Arc<SandboxTemplate>,
     pub hash: Option<String>,
+    /// Why there is none.
+    pub problem: Option<String>,
 }
 
 /// What is to be done.
@@ -55,6 +65,8 @@ pub struct Plan {
     pub create: Vec<(Arc<SandboxPool>, usize)>,
     /// What pools say, where it is not what they said before.
     pub pools: Vec<(Arc<SandboxPool>, SandboxPoolStatus)>,
+    /// The same for templates.
+    pub templates: Vec<(Arc<SandboxTemplate>, SandboxTemplateStatus)>,
     /// When to look again though nothing changes.
     pub look_again: Option<Duration>,
 }
@@ -91,7 +103,7 @@ pub fn plan(world: &World, now: Timestamp) -> Plan {
     for sandbox in &world.sandboxes {
         of_template.entry(sandbox.spec.template_ref.name.as_str()).or_default().push(sandbox);
     }
-    for (name, Template { template, hash }) in &world.templates {
+    for (name, known @ Template { template, hash, .. }) in &world.templates {
         let own = of_template.remove(name.as_str()).unwrap_or_default();
         let pool = world.pools.iter().find(|pool| pool.spec.template_ref.name == *name);
         let all: Vec<One<'_>> = own.iter().map(|sandbox| one(sandbox, world, hash.as_deref())).collect();
@@ -105,7 +117,20 @@ pub fn plan(world: &World, now: Timestamp) -> Plan {
         let target = pool.map(|pool| target(pool, &own, now));
         let warm: Vec<&One<'_>> = live.iter().copied().filter(|it| it.is_warm && !it.is_stale).collect();
         let wanted = target.as_ref().map_or(0, |target| target.warm as usize);
-        let missing = if hash.is_some() { wanted.saturating_sub(warm.len()).min(room.left()) } else { 0 };
+        let trouble = trouble::of(&own);
+        let missing = match &trouble {
+            _ if hash.is_none() => 0,
+            None => wanted.saturating_sub(warm.len()).min(room.left()),
+            // One at a time, until one starts.
+            Some(_) if !warm.iter().all(|it| it.is_ready()) => 0,
+            Some(trouble) => match trouble.pause(now) {
+                None => wanted.saturating_sub(warm.len()).min(room.left()).min(1),
+                Some(pause) => {
+                    soon(&mut plan.look_again, pause);
+                    0
+                }
+            },
+        };
         if let (Some(pool), true) = (pool, missing > 0) {
             plan.create.push((Arc::clone(pool), missing));
             (room.pending, room.live) = (room.pending + missing, room.live + missing);
@@ -114,6 +139,7 @@ pub fn plan(world: &World, now: Timestamp) -> Plan {
         // One of an old kind goes for each new one that may start, and all that start still.
         let stale_ready = live.iter().filter(|it| it.is_warm && it.is_stale && it.is_ready());
         let going: HashSet<&str> = stale_ready.take(room.left().max(1)).map(|it| key(it.sandbox)).collect();
+        let forgotten = forgotten(&all);
 
         for it in &all {
             let name = key(it.sandbox);
@@ -125,6 +151,7 @@ pub fn plan(world: &World, now: Timestamp) -> Plan {
                 is_superseded: superseded.contains(name),
                 is_stale: it.is_stale && (!it.is_ready() || going.contains(name)),
                 is_surplus: surplus.contains(name),
+                is_forgotten: forgotten.contains(name),
                 answer: world.answers.get(name).copied(),
                 is_silence_general,
                 now,
@@ -133,19 +160,24 @@ pub fn plan(world: &World, now: Timestamp) -> Plan {
         }
         if let (Some(pool), Some(target)) = (pool, target) {
             soon(&mut plan.look_again, size::next_look());
+            let ready = count(&warm, One::is_ready);
             let status = SandboxPoolStatus {
-                ready: count(&warm, One::is_ready),
+                ready,
                 pending: count(&warm, |it| !it.is_ready()),
                 claimed: count(&live, |it| !it.is_warm && it.has_pod),
                 queued: count(&live, |it| !it.is_warm && it.waits()),
                 target: target.warm,
+                conditions: status::of_pool(pool, ready >= target.warm, trouble.as_ref(), now),
                 message: Some(target.why),
                 observed_generation: pool.metadata.generation,
-                conditions: pool.status.as_ref().map(|status| status.conditions.clone()).unwrap_or_default(),
             };
             if pool.status.as_ref() != Some(&status) {
                 plan.pools.push((Arc::clone(pool), status));
             }
+        }
+        let status = status::of_template(known, now);
+        if template.status.as_ref() != Some(&status) {
+            plan.templates.push((Arc::clone(template), status));
         }
     }
     // Their template is gone: warm ones go after it, a session keeps its own for as long as templates let it where they say nothing.
@@ -158,6 +190,7 @@ pub fn plan(world: &World, now: Timestamp) -> Plan {
             is_superseded: superseded.contains(key(sandbox)),
             is_stale: true,
             is_surplus: false,
+            is_forgotten: false,
             answer: world.answers.get(key(sandbox)).copied(),
             is_silence_general,
             now,
@@ -236,21 +269,42 @@ fn room(pool: Option<&Arc<SandboxPool>>, live: &[&One<'_>]) -> Room {
 
 /// Who gets a pod now: sessions first, in their order, then warm ones.
 fn admitted<'a>(live: &[&One<'a>], room: Room) -> HashSet<&'a str> {
+    let mut warm: Vec<_> = live.iter().filter(|it| it.waits() && it.is_warm).map(|it| key(it.sandbox)).collect();
+    warm.sort_unstable();
+    line(live).into_iter().chain(warm).take(room.left()).collect()
+}
+
+/// The sessions' sandboxes that wait for a pod, in their order.
+fn line<'a>(live: &[&One<'a>]) -> Vec<&'a str> {
     let mut held: HashMap<String, usize> = HashMap::new();
     for tenant in live.iter().filter(|it| it.has_pod).filter_map(|it| it.sandbox.spec.tenant.clone()) {
         *held.entry(tenant).or_default() += 1;
     }
-    let waiting: HashMap<&str, &One<'_>> =
-        live.iter().filter(|it| it.waits()).map(|it| (key(it.sandbox), *it)).collect();
-    let sessions = waiting.values().filter_map(|it| {
+    let waiting: HashMap<&str, &One<'a>> =
+        live.iter().filter(|it| it.waits() && !it.is_warm).map(|it| (key(it.sandbox), *it)).collect();
+    let each = waiting.values().filter_map(|it| {
         let since = it.sandbox.metadata.creation_timestamp.as_ref()?.0;
         Some(Waiting { name: it.sandbox.name_any(), tenant: it.sandbox.spec.tenant.clone()?, since })
     });
-    let order = queue::order(sessions, &held);
-    let sessions = order.iter().filter_map(|next| waiting.get(next.name.as_str()));
-    let mut warm: Vec<_> = waiting.values().filter(|it| it.is_warm).collect();
-    warm.sort_by_key(|it| key(it.sandbox));
-    sessions.chain(warm).take(room.left()).map(|it| key(it.sandbox)).collect()
+    let order = queue::order(each, &held);
+    order.iter().filter_map(|next| waiting.get(next.name.as_str())).map(|it| key(it.sandbox)).collect()
+}
+
+/// The place of a session's sandbox among those that wait for a pod, from 1.
+pub fn place(world: &World, sandbox: &Sandbox) -> Option<usize> {
+    let superseded = superseded(&world.sandboxes);
+    let own = world.sandboxes.iter().filter(|it| it.spec.template_ref == sandbox.spec.template_ref);
+    let all: Vec<One<'_>> = own.map(|it| one(it, world, None)).collect();
+    let live: Vec<&One<'_>> = all.iter().filter(|it| counts(it, &superseded)).collect();
+    line(&live).into_iter().position(|name| name == key(sandbox)).map(|before| before + 1)
+}
+
+/// Those that ended so long ago that enough others have since.
+fn forgotten<'a>(all: &[One<'a>]) -> HashSet<&'a str> {
+    let ended = |it: &One<'_>| it.sandbox.status.as_ref()?.stages.ended.as_ref().map(|time| time.0);
+    let mut ended: Vec<_> = all.iter().filter_map(|it| Some((ended(it)?, key(it.sandbox)))).collect();
+    ended.sort_unstable_by(|a, b| b.cmp(a));
+    ended.into_iter().skip(STORIES).map(|(_, name)| name).collect()
 }
 
 fn target(pool: &SandboxPool, own: &[&Arc<Sandbox>], now: Timestamp) -> size::Target {

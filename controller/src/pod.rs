@@ -44,6 +44,12 @@ pub struct Platform {
     pub public_keys: String,
 }
 
+impl Default for Platform {
+    fn default() -> Self {
+        Self { public_keys: "kernelbox-public-keys".to_owned() }
+    }
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
     #[error("podTemplate cannot be laid over the pod: {0}")]

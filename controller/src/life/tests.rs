@@ -61,6 +61,7 @@ fn step(sandbox: &Sandbox, pod: Option<&Pod>, change: impl FnOnce(&mut Facts<'_>
         is_superseded: false,
         is_stale: false,
         is_surplus: false,
+        is_forgotten: false,
         answer: None,
         is_silence_general: false,
         now: Timestamp::from_second(NOW).unwrap(),

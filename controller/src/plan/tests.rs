@@ -41,7 +41,7 @@ impl Model {
         let mut spec = json!({"templateRef": {"name": "t"}});
         spec.as_object_mut().unwrap().extend(pool.as_object().unwrap().clone());
         let mut world = World::default();
-        world.templates.insert("t".into(), Template { template, hash: Some("h1".into()) });
+        world.templates.insert("t".into(), Template { template, hash: Some("h1".into()), problem: None });
         world.pools.push(Arc::new(object("SandboxPool", "t", spec, json!({}))));
         Self { world, now: NOW, next: 0, writes: HashMap::new(), ends: Vec::new() }
     }
@@ -121,20 +121,7 @@ impl Model {
                     self.put(sandbox);
                 }
                 Step::End(reason, words) => {
-                    let lifecycle = kernelbox_api::Lifecycle::default();
-                    let facts = life::Facts {
-                        sandbox: &sandbox.clone(),
-                        pod: pod.as_deref(),
-                        lifecycle: &lifecycle,
-                        is_admitted: false,
-                        is_superseded: false,
-                        is_stale: false,
-                        is_surplus: false,
-                        answer: None,
-                        is_silence_general: false,
-                        now: time(self.now),
-                    };
-                    sandbox.status = Some(life::ended(&facts, reason, words));
+                    sandbox.status = Some(life::ended(&sandbox, pod.as_deref(), reason, words, time(self.now)));
                     self.ends.push(reason);
                     self.put(sandbox);
                 }
@@ -242,6 +229,39 @@ fn a_pool_that_shrinks_lets_the_youngest_go() {
     model.settle();
     assert_eq!((model.status().ready, model.world.pods.len()), (1, 1));
     assert_eq!(model.ends, [EndReason::ScaledDown; 2]);
+}
+
+#[test]
+fn a_pool_whose_sandboxes_do_not_start_tries_one_at_a_time_and_ever_more_seldom() {
+    let mut model = Model::new(json!({"min": 3}));
+    model.settle();
+    assert_eq!(model.world.pods.len(), 3);
+    model.now += 300;
+    model.settle();
+    assert_eq!(model.world.pods.len(), 0, "there is a pause after a failure");
+    let degraded = |model: &Model| {
+        let conditions = model.status().conditions;
+        let it = conditions.into_iter().find(|it| it.type_ == "Degraded").unwrap();
+        (it.status == kernelbox_api::ConditionStatus::True, it.reason)
+    };
+    assert_eq!(degraded(&model), (true, "StartTimeout".into()));
+    let mut tries = 0;
+    for _ in 0..1200 {
+        model.now += 1;
+        model.settle();
+        assert!(model.world.pods.len() <= 1);
+        tries = model.next - 3;
+    }
+    assert!((2..=4).contains(&tries), "{tries} tries in 20 minutes");
+    model.start_all();
+    model.settle();
+    for _ in 0..300 {
+        model.now += 1;
+        model.settle();
+        model.start_all();
+    }
+    model.settle();
+    assert_eq!((model.status().ready, degraded(&model)), (3, (false, "SandboxesStart".into())));
 }
 
 #[test]
@@ -399,9 +419,11 @@ proptest! {
         model.now += 200_000;
         model.settle();
         model.now += 601;
-        for _ in 0..4 {
+        // Those that were starting for so long make it try again with care.
+        for _ in 0..12 {
             model.settle();
             model.start_all();
+            model.now += 60;
         }
         model.settle();
         let min = model.world.pools[0].spec.min as usize;

@@ -1,0 +1,149 @@
+//! Writes: each guarded, each with a limit, each known to the caches once it is answered.
+use std::{sync::Arc, time::Duration};
+
+use k8s_openapi::api::core::v1::Pod;
+use kernelbox_api::{Sandbox, SandboxPool, SandboxPoolStatus, SandboxStatus, SandboxTemplate, SandboxTemplateStatus};
+use kube::{
+    ResourceExt as _,
+    api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
+};
+use serde_json::Value;
+
+use super::Cluster;
+
+/// How long a write may take. A leader whose lease ends sooner does not begin one.
+pub const LIMIT: Duration = Duration::from_secs(5);
+
+/// Why a write did not do what it should.
+#[derive(Debug, thiserror::Error)]
+pub enum WriteError {
+    /// The resource changed meanwhile, or one of this name is there already.
+    #[error("it is not as it was known to be")]
+    Conflict,
+    #[error("it is gone")]
+    Gone,
+    /// Quota, admission, rights; in the words of the API server.
+    #[error("{0}")]
+    Refused(String),
+    #[error("the API server does not answer")]
+    Silent,
+    #[error("the API server cannot be used")]
+    Failed(#[source] kube::Error),
+}
+
+impl From<kube::Error> for WriteError {
+    fn from(error: kube::Error) -> Self {
+        match error {
+            kube::Error::Api(status) if status.is_not_found() => Self::Gone,
+            kube::Error::Api(status) if status.code == 409 => Self::Conflict,
+            kube::Error::Api(status) if matches!(status.code, 400..=499) => Self::Refused(status.message),
+            other => Self::Failed(other),
+        }
+    }
+}
+
+impl Cluster {
+    pub async fn create_sandbox(&self, sandbox: &Sandbox) -> Result<Arc<Sandbox>, WriteError> {
+        let made = self.within("create", "sandboxes", self.api().create(&PostParams::default(), sandbox)).await?;
+        self.sandboxes.wrote(&made);
+        Ok(Arc::new(made))
+    }
+
+    /// Lays `patch` over it, if it is as it is known.
+    pub async fn patch_sandbox(&self, known: &Sandbox, mut patch: Value) -> Result<(), WriteError> {
+        patch["metadata"]["resourceVersion"] = known.resource_version().into();
+        let name = known.name_any();
+        let (api, params, patch) = (self.api::<Sandbox>(), PatchParams::default(), Patch::Merge(patch));
+        let now = self.within("patch", "sandboxes", api.patch(&name, &params, &patch)).await;
+        if matches!(now, Err(WriteError::Gone)) {
+            self.sandboxes.deleted(known);
+        }
+        self.sandboxes.wrote(&now?);
+        Ok(())
+    }
+
+    pub async fn tell_sandbox(&self, known: &Sandbox, status: SandboxStatus) -> Result<(), WriteError> {
+        let new = Sandbox { status: Some(status), ..known.clone() };
+        let (api, name) = (self.api::<Sandbox>(), known.name_any());
+        let params = PostParams::default();
+        let now = self.within("update", "sandboxes/status", api.replace_status(&name, &params, &new)).await;
+        if matches!(now, Err(WriteError::Gone)) {
+            self.sandboxes.deleted(known);
+        }
+        self.sandboxes.wrote(&now?);
+        Ok(())
+    }
+
+    pub async fn tell_pool(&self, known: &SandboxPool, status: SandboxPoolStatus) -> Result<(), WriteError> {
+        let new = SandboxPool { status: Some(status), ..known.clone() };
+        let (api, name, params) = (self.api::<SandboxPool>(), known.name_any(), PostParams::default());
+        let now = self.within("update", "sandboxpools/status", api.replace_status(&name, &params, &new)).await?;
+        self.pools.wrote(&now);
+        Ok(())
+    }
+
+    pub async fn tell_template(
+        &self,
+        known: &SandboxTemplate,
+        status: SandboxTemplateStatus,
+    ) -> Result<(), WriteError> {
+        let new = SandboxTemplate { status: Some(status), ..known.clone() };
+        let (api, name, params) = (self.api::<SandboxTemplate>(), known.name_any(), PostParams::default());
+        let now = self.within("update", "sandboxtemplates/status", api.replace_status(&name, &params, &new)).await?;
+        self.templates.wrote(&now);
+        Ok(())
+    }
+
+    pub async fn delete_sandbox(&self, known: &Sandbox) -> Result<(), WriteError> {
+        let (api, name) = (self.api::<Sandbox>(), known.name_any());
+        let params = exactly(known.uid(), known.resource_version());
+        match self.within("delete", "sandboxes", api.delete(&name, &params)).await {
+            Ok(answer) => match answer.left() {
+                Some(going) => self.sandboxes.wrote(&going),
+                None => self.sandboxes.deleted(known),
+            },
+            Err(WriteError::Gone) => self.sandboxes.deleted(known),
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    pub async fn create_pod(&self, pod: &Pod) -> Result<(), WriteError> {
+        let made = self.within("create", "pods", self.api().create(&PostParams::default(), pod)).await?;
+        self.pods.wrote(&made);
+        Ok(())
+    }
+
+    pub async fn delete_pod(&self, known: &Pod) -> Result<(), WriteError> {
+        let (api, name) = (self.api::<Pod>(), known.name_any());
+        let params = exactly(known.uid(), known.resource_version());
+        match self.within("delete", "pods", api.delete(&name, &params)).await {
+            Ok(answer) => match answer.left() {
+                Some(going) => self.pods.wrote(&going),
+                None => self.pods.deleted(known),
+            },
+            Err(WriteError::Gone) => self.pods.deleted(known),
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    async fn within<T>(
+        &self,
+        verb: &str,
+        resource: &str,
+        write: impl Future<Output = kube::Result<T>>,
+    ) -> Result<T, WriteError> {
+        let answer = match tokio::time::timeout(LIMIT, write).await {
+            Ok(answer) => answer.map_err(WriteError::from),
+            Err(_) => Err(WriteError::Silent),
+        };
+        self.metrics.api_write(verb, resource, answer.is_ok());
+        answer
+    }
+}
+
+/// Only this very resource, as it is known.
+fn exactly(uid: Option<String>, resource_version: Option<String>) -> DeleteParams {
+    DeleteParams::default().preconditions(Preconditions { resource_version, uid })
+}

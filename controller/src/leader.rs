@@ -1,0 +1,152 @@
+//! What the leading replica does: again and again it looks at all that is known, plans, and carries the plan out.
+//!
+//! Nothing it remembers is needed: another that takes over asks supervisors anew and comes to the same.
+mod carry_out;
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use k8s_openapi::jiff::Timestamp;
+use kernelbox_api::Sandbox;
+use kube::ResourceExt as _;
+use tokio::{task::JoinSet, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    cluster::Cluster,
+    keys::Keys,
+    lease::Leadership,
+    life::{Answer, Step},
+    metrics::Metrics,
+    plan::{self, Plan},
+    supervisors::{self, Supervisor},
+};
+
+/// Changes come in crowds; they are looked at together.
+const GATHER: Duration = Duration::from_millis(3);
+/// After a write that failed, and at least so often.
+const RETRY: Duration = Duration::from_secs(1);
+const LOOK: Duration = Duration::from_secs(60);
+/// How often the signing keys are seen to.
+const KEYS: Duration = Duration::from_secs(60);
+/// Supervisors that are asked at once.
+const ASKED_AT_ONCE: usize = 32;
+
+pub struct Leader {
+    pub cluster: Arc<Cluster>,
+    pub keys: Arc<Keys>,
+    pub leadership: Leadership,
+    pub metrics: Metrics,
+}
+
+/// What is asked of supervisors now, and what they said.
+#[derive(Default)]
+struct Asked {
+    answers: HashMap<String, Answer>,
+    asking: HashSet<String>,
+    tasks: JoinSet<(String, Option<Answer>)>,
+}
+
+impl Leader {
+    /// Leads whenever it is this replica's turn, until it is stopped.
+    pub async fn run(mut self, stop: CancellationToken) {
+        loop {
+            let gained = tokio::select! {
+                gained = self.leadership.gained() => gained,
+                () = stop.cancelled() => return,
+            };
+            if !gained {
+                return;
+            }
+            let mut lost = self.leadership.clone();
+            tokio::select! {
+                () = self.lead() => {}
+                () = lost.lost() => tracing::warn!("this replica leads no more"),
+                () = stop.cancelled() => return,
+            }
+        }
+    }
+
+    async fn lead(&self) {
+        let mut changes = self.cluster.changes.subscribe();
+        let mut asked = Asked::default();
+        let mut keys_due = Instant::now();
+        loop {
+            changes.borrow_and_update();
+            if Instant::now() >= keys_due {
+                keys_due = Instant::now() + self.keep_keys().await;
+            }
+            let mut wait = LOOK;
+            // What is not known yet must not be made again; and pods need a key.
+            if self.cluster.is_complete() && self.keys.are_there() {
+                let mut world = self.cluster.world();
+                asked.forget_all_but(&world.sandboxes);
+                world.answers.clone_from(&asked.answers);
+                let plan = plan::plan(&world, Timestamp::now());
+                wait = plan.look_again.unwrap_or(LOOK).min(LOOK);
+                asked.ask(&plan, &world, &self.keys);
+                if !self.carry_out(plan).await {
+                    wait = wait.min(RETRY);
+                }
+            }
+            let until = (Instant::now() + wait).min(keys_due);
+            tokio::select! {
+                changed = changes.changed() => if changed.is_err() { return },
+                Some(Ok((name, answer))) = asked.tasks.join_next() => asked.take(name, answer),
+                () = tokio::time::sleep_until(until) => {}
+            }
+            tokio::time::sleep(GATHER).await;
+        }
+    }
+
+    /// When to see to the keys again.
+    async fn keep_keys(&self) -> Duration {
+        match self.keys.keep().await {
+            Ok(()) => KEYS,
+            Err(error) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "the signing keys cannot be kept");
+                RETRY
+            }
+        }
+    }
+}
+
+impl Asked {
+    fn forget_all_but(&mut self, sandboxes: &[Arc<Sandbox>]) {
+        if !self.answers.is_empty() {
+            let there: HashSet<_> = sandboxes.iter().map(|it| it.name_any()).collect();
+            self.answers.retain(|name, _| there.contains(name));
+        }
+    }
+
+    fn ask(&mut self, plan: &Plan, world: &plan::World, keys: &Arc<Keys>) {
+        for (sandbox, step) in &plan.steps {
+            let (Step::AskWhetherIdle, name) = (step, sandbox.name_any()) else { continue };
+            if self.asking.contains(&name) || self.tasks.len() >= ASKED_AT_ONCE {
+                continue;
+            }
+            let status = sandbox.status.as_ref();
+            let address = status.and_then(|it| it.address.clone());
+            let (Some(address), Some(uid)) = (address, status.and_then(|it| it.pod_uid.clone())) else { continue };
+            let template = world.templates.get(&sandbox.spec.template_ref.name);
+            let lifecycle = template.map(|it| it.template.spec.lifecycle.clone()).unwrap_or_default();
+            self.asking.insert(name.clone());
+            let answer =
+                supervisors::retire(Arc::clone(keys), Supervisor { address, uid }, lifecycle.idle_timeout.into());
+            self.tasks.spawn(async move { (name, answer.await) });
+        }
+    }
+
+    fn take(&mut self, name: String, answer: Option<Answer>) {
+        self.asking.remove(&name);
+        let now = Timestamp::now();
+        let answer = answer.unwrap_or_else(|| match self.answers.get(&name) {
+            Some(Answer::Silent { since, .. }) => Answer::Silent { since: *since, asked: now },
+            _ => Answer::Silent { since: now, asked: now },
+        });
+        self.answers.insert(name, answer);
+    }
+}

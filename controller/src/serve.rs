@@ -1,0 +1,136 @@
+//! Puts the operator together and runs it: what is known of the cluster, the leader, and the service for gateways.
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use clap::Args;
+use kernelbox_proto::controller::v1::allocator_service_server::AllocatorServiceServer;
+use kube::{Api, Client};
+use tokio::task::JoinSet;
+use tokio_stream::wrappers::TcpListenerStream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Server;
+
+use crate::{
+    admin::{self, Admin},
+    allocator::Allocator,
+    auth::Gateways,
+    cluster::Cluster,
+    keys::Keys,
+    leader::Leader,
+    lease::Candidate,
+    metrics::Metrics,
+    pod::Platform,
+};
+
+/// How long calls may take to end after the first signal.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// Where it listens and what it looks after.
+#[derive(Debug, Clone, Args)]
+pub struct ServeArgs {
+    /// Where gateways ask for sandboxes (gRPC)
+    #[arg(long, env = "KERNELBOX_LISTEN", default_value = "0.0.0.0:7080")]
+    pub listen: SocketAddr,
+    /// Where /metrics, /healthz and /readyz are served
+    #[arg(long, env = "KERNELBOX_ADMIN_LISTEN", default_value = "0.0.0.0:7081")]
+    pub admin_listen: SocketAddr,
+    /// The namespace of the controller itself: its lease and its signing keys
+    #[arg(long, env = "KERNELBOX_NAMESPACE", default_value = "kernelbox")]
+    pub namespace: String,
+    /// The namespace of templates, pools and sandboxes
+    #[arg(long, env = "KERNELBOX_SANDBOX_NAMESPACE", default_value = "kernelbox-sandboxes")]
+    pub sandbox_namespace: String,
+    /// The service accounts of gateways, as NAMESPACE:NAME
+    #[arg(
+        long = "gateway-account",
+        env = "KERNELBOX_GATEWAY_ACCOUNTS",
+        value_delimiter = ',',
+        default_value = "kernelbox:kernelbox-gateway"
+    )]
+    pub gateway_accounts: Vec<String>,
+    /// The name of this replica, unlike all others; in a cluster its pod's
+    #[arg(long, env = "KERNELBOX_IDENTITY")]
+    pub identity: Option<String>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    #[error("there is no way to the Kubernetes API: neither a kubeconfig nor a pod's service account")]
+    Config(#[from] kube::config::InferConfigError),
+    #[error("cannot make a client of the Kubernetes API")]
+    Client(#[source] kube::Error),
+    #[error("cannot listen on {address} ({flag})")]
+    Listen { address: SocketAddr, flag: &'static str, source: std::io::Error },
+    #[error("cannot make the metrics")]
+    Metrics(#[from] prometheus::Error),
+    #[error("cannot serve reflection")]
+    Reflection(#[from] tonic_reflection::server::Error),
+    #[error("the server ended")]
+    Serve(#[from] tonic::transport::Error),
+}
+
+/// Runs until `stop`.
+pub async fn serve(args: ServeArgs, stop: CancellationToken) -> Result<(), ServeError> {
+    let config = kube::Config::infer().await?;
+    let client = Client::try_from(config).map_err(ServeError::Client)?;
+    let metrics = Metrics::new()?;
+    let platform = Platform::default();
+    let keys = Keys::new(client.clone(), &args.namespace, &args.sandbox_namespace, platform.public_keys.clone());
+    let keys = Arc::new(keys);
+    let cluster = Arc::new(Cluster::new(client.clone(), args.sandbox_namespace, platform, metrics.clone()));
+    let identity = args.identity.unwrap_or_else(|| format!("replica-{}", rand::random::<u32>()));
+    let candidate = Candidate::new(Api::namespaced(client.clone(), &args.namespace), "kernelbox-controller", identity);
+    let leader = Leader {
+        cluster: Arc::clone(&cluster),
+        keys: Arc::clone(&keys),
+        leadership: candidate.leadership(),
+        metrics: metrics.clone(),
+    };
+    let accounts = args.gateway_accounts.iter().map(|account| format!("system:serviceaccount:{account}")).collect();
+    let gateways = Gateways::new(client, accounts);
+    let allocator = Allocator::new(Arc::clone(&cluster), Arc::clone(&keys), gateways, metrics.clone(), stop.clone());
+
+    let listen = |address, flag| async move {
+        admin::bind(address).await.map_err(|source| ServeError::Listen { address, flag, source })
+    };
+    let (listener, address) = listen(args.listen, "--listen").await?;
+    let (admin_listener, admin_address) = listen(args.admin_listen, "--admin-listen").await?;
+    tracing::info!(%address, admin = %admin_address, "serving");
+
+    let mut tasks = JoinSet::new();
+    let (following, reading) = (Arc::clone(&cluster), Arc::clone(&keys));
+    let (following_stop, reading_stop, leading_stop) = (stop.clone(), stop.clone(), stop.clone());
+    tasks.spawn(async move { following.follow(following_stop).await });
+    tasks.spawn(async move { reading.follow(reading_stop).await });
+    tasks.spawn(candidate.run(stop.clone()));
+    tasks.spawn(leader.run(leading_stop));
+    let (admin, admin_stop) = (Admin { cluster, keys, metrics }, stop.clone());
+    tasks.spawn(async move {
+        if let Err(error) = admin.serve(admin_listener, admin_stop).await {
+            tracing::error!("the admin port: {error}");
+        }
+    });
+
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_serving::<AllocatorServiceServer<Allocator>>().await;
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(kernelbox_proto::FILE_DESCRIPTOR_SET)
+        .build_v1()?;
+    let service = AllocatorServiceServer::new(allocator);
+    let served = Server::builder()
+        .http2_keepalive_interval(Some(Duration::from_secs(10)))
+        .add_service(health_service)
+        .add_service(reflection)
+        .add_service(service)
+        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), stop.clone().cancelled_owned());
+    let drained = async {
+        stop.cancelled().await;
+        tokio::time::sleep(DRAIN).await;
+    };
+    tokio::select! {
+        served = served => served?,
+        () = drained => tracing::warn!("calls took too long to end"),
+    }
+    stop.cancel();
+    while tasks.join_next().await.is_some() {}
+    Ok(())
+}
