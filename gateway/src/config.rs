@@ -8,7 +8,7 @@ use std::{
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::{limits::Limits, model::ModelsConfig};
+use crate::{limits::Limits, model::ModelsConfig, sandbox::cluster::ClusterConfig};
 
 /// The port that clients expect.
 pub const DEFAULT_PORT: u16 = 7070;
@@ -41,6 +41,8 @@ pub struct ServeConfig {
     /// `--turn-event-retention`: how long an ended turn's events can be followed again.
     pub turn_event_retention: Duration,
     pub limits: Limits,
+    /// `--controller`: sandboxes are pods of a cluster. None: they are processes of this machine.
+    pub cluster: Option<ClusterConfig>,
     pub process: ProcessConfig,
     /// Turns may use a model of this machine: Ollama, llama.cpp, LM Studio, or the one installed in `local-model/` of one of these
     /// folders, which is then run as a child. Empty: models are not looked for.
@@ -99,6 +101,7 @@ impl ServeConfig {
             allow_private_fetch: false,
             turn_event_retention: Duration::from_secs(30 * 24 * 3600),
             limits: Limits::default(),
+            cluster: None,
             process: ProcessConfig {
                 python: python.into(),
                 supervisor: None,

@@ -24,6 +24,7 @@ mod turns;
 
 pub use config::{Bound, ProcessConfig, ServeConfig, Shutdown, TlsConfig};
 pub use limits::{Limits, TenantLimits};
+pub use sandbox::cluster::ClusterConfig;
 pub use server::{ServeError, serve, serve_with};
 
 /// Makes aws-lc-rs the provider of all TLS in this process. Called once, in main.

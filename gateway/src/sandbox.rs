@@ -1,6 +1,7 @@
 //! Where sessions' code runs, as the gateway knows it: a provider makes sandboxes, a sandbox is spoken to through its supervisor.
 //!
-//! Adapters live below `sandbox/` and depend on this; nothing here knows processes or clusters.
+//! Adapters live below `sandbox/` and depend on this; nothing here knows processes or pods.
+pub mod cluster;
 pub mod process;
 
 use std::{fmt, sync::Arc, time::Duration};
@@ -33,6 +34,11 @@ pub trait SandboxProvider: Send + Sync + 'static {
     /// An id for a session that is to be made and may have any: one whose sandbox is ready already, if there is one.
     fn warm_session(&self) -> Option<SessionId> {
         None
+    }
+
+    /// Whether there are templates to choose from; else sessions name none.
+    fn has_templates(&self) -> bool {
+        false
     }
 
     /// A ready sandbox that is nobody's yet. Each step is told to `stages`, which may be full or closed: it is never waited for.

@@ -20,6 +20,7 @@ use crate::{
     model::{Models, ModelsError},
     sandbox::{
         SandboxProvider,
+        cluster::{ClusterProvider, ControllerError},
         process::{ProcessError, ProcessProvider, dirs},
     },
     services::{Services, TurnService},
@@ -49,6 +50,8 @@ pub enum ServeError {
     #[error(transparent)]
     Process(#[from] ProcessError),
     #[error(transparent)]
+    Controller(#[from] ControllerError),
+    #[error(transparent)]
     Tls(#[from] tls::TlsError),
     #[error("cannot use the settings of the language model")]
     Models(#[from] ModelsError),
@@ -62,17 +65,22 @@ pub enum ServeError {
     Start(#[from] tokio::task::JoinError),
 }
 
-/// Serves sandboxes of this machine until `shutdown` says so. `bound` is told the addresses once calls are answered.
+/// Serves sandboxes of this machine, or of a cluster if there is a controller, until `shutdown` says so. `bound` is told the addresses once calls are answered.
 pub async fn serve(
     mut config: ServeConfig,
     bound: oneshot::Sender<Bound>,
     shutdown: Shutdown,
 ) -> Result<(), ServeError> {
     prepare_data_dir(&mut config)?;
-    let settings = config.clone();
-    // It looks at /proc and waits for what it ends.
-    let start = move || ProcessProvider::start(&settings);
-    let provider = Arc::new(tokio::task::spawn_blocking(start).await??);
+    let provider: Arc<dyn SandboxProvider> = match &config.cluster {
+        Some(cluster) => Arc::new(ClusterProvider::start(cluster)?),
+        None => {
+            let settings = config.clone();
+            // It looks at /proc and waits for what it ends.
+            let start = move || ProcessProvider::start(&settings);
+            Arc::new(tokio::task::spawn_blocking(start).await??)
+        }
+    };
     serve_with(config, provider, bound, shutdown).await
 }
 

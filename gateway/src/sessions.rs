@@ -123,6 +123,17 @@ impl SessionRouter {
         }
     }
 
+    /// Whether sessions may have this template, as far as it can be said without making a sandbox.
+    pub(crate) fn check_template(&self, template: &str) -> Result<(), Error> {
+        match template.is_empty() || self.0.provider.has_templates() {
+            true => Ok(()),
+            false => {
+                let problem = "this server has the default template alone; leave it empty";
+                Err(Error::invalid("session.template", problem))
+            }
+        }
+    }
+
     /// The session's sandbox; a new one if it has none. Who waits for it may go away: it is made nevertheless.
     pub(crate) async fn sandbox(&self, slot: &Arc<Slot>) -> Result<Arc<Live>, Error> {
         let acquiring = {

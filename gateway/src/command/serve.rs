@@ -45,11 +45,17 @@ pub(crate) async fn up(args: UpArgs) -> Result<Exit> {
 
 pub(crate) async fn serve(args: ServeArgs) -> Result<Exit> {
     log_to_stderr("info");
-    let python = args.common.python.clone().ok_or_else(|| {
-        Failure::usage(
-            "say which interpreter the kernels run in with --python (it needs ipykernel), or let `kernelbox up` set one up",
-        )
-    })?;
+    let python = match (&args.common.python, &args.controller) {
+        (Some(python), _) => python.clone(),
+        // Pods bring their own.
+        (None, Some(_)) => PathBuf::new(),
+        (None, None) => {
+            return Err(Failure::usage(
+                "say which interpreter the kernels run in with --python (it needs ipykernel), or let `kernelbox up` set one up; \
+                 in a cluster say where the controller is with --controller",
+            ));
+        }
+    };
     let data_dir = server_file::data_dir(args.common.data_dir.as_deref())?;
     let claimed = Claimed::new(&data_dir)?;
     run(args.config(&data_dir, python)?, &claimed, false).await
@@ -62,7 +68,9 @@ fn local_model_dirs(data_dir: &Path) -> Result<Vec<PathBuf>> {
 
 /// Serves until a signal, or until nothing has been asked for a while.
 async fn run(config: ServeConfig, claimed: &Claimed, greet: bool) -> Result<Exit> {
-    environment::check(&config.process.python).await?;
+    if config.cluster.is_none() {
+        environment::check(&config.process.python).await?;
+    }
     let listen = config.listen;
     let key = config.key_file();
     let shutdown = Shutdown::on_signals().map_err(|e| Failure::local("cannot wait for signals", e))?;

@@ -38,6 +38,7 @@ impl Sessions {
         self.services.gate.admits()?;
         let digest = validate::digest(&request);
         let settings = validate::settings(request.session.unwrap_or_default())?;
+        self.services.router.check_template(&settings.template)?;
         let id: SessionId = match request.session_id.as_str() {
             "" => self.services.router.new_id()?,
             id => id.parse().map_err(|_| Error::invalid("session_id", "must be 1 to 63 of a-z, 0-9 and \"-\""))?,
@@ -108,6 +109,7 @@ impl Sessions {
             let mask = request.update_mask.as_ref().map(|mask| mask.paths.as_slice());
             let merged = validate::merge(record.secret_settings(), &session, mask)?;
             let settings = validate::settings(merged)?;
+            self.services.router.check_template(&settings.template)?;
             // None: another update came between; without an etag this one goes on top of it.
             if let Some(record) = self.services.router.store().update(&slot.id, record.revision, &settings).await? {
                 slot.renew(record.clone());

@@ -32,7 +32,7 @@ END
 start_controller_manager() {
   local keys="$INSIDE/credentials"
   launch kube-controller-manager kube-controller-manager --kubeconfig "$keys/controller-manager.kubeconfig" \
-    --service-account-private-key-file "$keys/service-accounts.key" --root-ca-file "$keys/apiserver.crt" \
+    --service-account-private-key-file "$keys/service-accounts.key" --root-ca-file "$keys/authority.crt" \
     --use-service-account-credentials --allocate-node-cidrs --cluster-cidr "$POD_RANGE" \
     --service-cluster-ip-range "$SERVICE_RANGE" --leader-elect=false --flex-volume-plugin-dir "$INSIDE/kubelet/plugins"
 }

@@ -29,15 +29,18 @@ make_keys() {
   local service_address="${SERVICE_RANGE%.*}.1" service=kubernetes.default.svc
   umask 077
   openssl ecparam -genkey -noout -name prime256v1 -out service-accounts.key
-  # Self-signed ones are their own authorities.
+  openssl req -x509 "${NEW_KEY[@]}" -keyout authority.key -out authority.crt -subj /CN=kernelbox-test \
+    -addext keyUsage=keyCertSign 2>/dev/null
   certificate apiserver /CN=kubernetes \
     "subjectAltName=IP:$NODE_ADDRESS,IP:$service_address,IP:127.0.0.1,DNS:kubernetes,DNS:kubernetes.default,DNS:$service,DNS:$service.cluster.local"
   certificate kubelet-client /O=system:masters/CN=kube-apiserver extendedKeyUsage=clientAuth
 }
 
-certificate() { # certificate NAME SUBJECT EXTENSION
-  openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 365 \
-    -keyout "$1.key" -out "$1.crt" -subj "$2" -addext "$3" 2>/dev/null
+NEW_KEY=(-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 365)
+
+certificate() { # certificate NAME SUBJECT EXTENSION: signed by the authority
+  openssl req -x509 "${NEW_KEY[@]}" -CA authority.crt -CAkey authority.key \
+    -keyout "$1.key" -out "$1.crt" -subj "$2" -addext basicConstraints=critical,CA:FALSE -addext "$3" 2>/dev/null
 }
 
 make_kubeconfig() { # make_kubeconfig USER TOKEN
@@ -48,7 +51,7 @@ clusters:
 - name: kernelbox-test
   cluster:
     server: $API_SERVER
-    certificate-authority-data: $(base64 -w0 "$NODE_STATE/credentials/apiserver.crt")
+    certificate-authority-data: $(base64 -w0 "$NODE_STATE/credentials/authority.crt")
 users:
 - name: $1
   user: {token: $2}

@@ -51,7 +51,7 @@ kind: KubeletConfiguration
 authentication:
   anonymous: {enabled: false}
   webhook: {enabled: true}
-  x509: {clientCAFile: $INSIDE/credentials/kubelet-client.crt}
+  x509: {clientCAFile: $INSIDE/credentials/authority.crt}
 authorization: {mode: Webhook}
 cgroupDriver: cgroupfs
 cgroupRoot: /$NODE_CGROUP

@@ -6,7 +6,7 @@ use std::{
 };
 
 use clap::Args;
-use kernelbox_gateway::{ServeConfig, TlsConfig};
+use kernelbox_gateway::{ClusterConfig, ServeConfig, TlsConfig};
 
 use super::model_args::ModelArgs;
 use crate::command::failure::Result;
@@ -58,6 +58,17 @@ pub(crate) struct UpArgs {
 pub(crate) struct ServeArgs {
     #[command(flatten)]
     pub common: CommonArgs,
+    /// Have sandboxes as pods of a cluster, from the controller at this address, such as http://kernelbox-controller:7080
+    #[arg(long, env = "KERNELBOX_CONTROLLER", value_name = "URL")]
+    pub controller: Option<String>,
+    /// The file with the token that says to the controller which gateway this is
+    #[arg(
+        long,
+        env = "KERNELBOX_CONTROLLER_TOKEN",
+        value_name = "FILE",
+        default_value = "/var/run/secrets/kernelbox.dev/controller/token"
+    )]
+    pub controller_token: PathBuf,
     /// Where /healthz and /readyz answer [default: nowhere]
     #[arg(long, env = "KERNELBOX_ADMIN_LISTEN", value_name = "ADDRESS:PORT")]
     pub admin_listen: Option<SocketAddr>,
@@ -103,7 +114,7 @@ pub(crate) struct ServeArgs {
     /// Let FetchUrl and MCP servers be at private addresses
     #[arg(long, env = "KERNELBOX_ALLOW_PRIVATE_FETCH")]
     pub allow_private_fetch: bool,
-    /// Sessions that have processes at once [default: 64]
+    /// Sessions that have sandboxes at once [default: 64; with --controller 10000]
     #[arg(long, env = "KERNELBOX_MAX_SANDBOXES", value_name = "N")]
     pub max_sandboxes: Option<u32>,
     /// Sessions of a tenant [default: 10000]
@@ -163,6 +174,11 @@ impl ServeArgs {
     pub(super) fn config(self, data_dir: &Path, python: PathBuf) -> Result<ServeConfig> {
         let mut config = self.common.config(data_dir, python)?;
         config.admin_listen = self.admin_listen;
+        if let Some(controller) = self.controller {
+            config.cluster = Some(ClusterConfig { controller, token: self.controller_token });
+            // The cluster and its pools have limits of their own.
+            config.limits.sandboxes = 10_000;
+        }
         config.tls =
             self.tls_cert.zip(self.tls_key).map(|(cert, key)| TlsConfig { cert, key, client_ca: self.tls_client_ca });
         config.keys = self.keys;

@@ -16,6 +16,7 @@ use crate::agent::PYTHON;
 const MAX_LABELS: usize = 64;
 const MAX_LABEL_BYTES: usize = 63;
 const MAX_NAME: usize = 256;
+const MAX_TEMPLATE: usize = 63;
 const MAX_PROMPT: usize = 256 << 10;
 const MAX_ENV: usize = 256;
 const MAX_ENV_BYTES: usize = 128 << 10;
@@ -48,9 +49,7 @@ pub(super) fn settings(session: Session) -> Result<Session, Error> {
     at_most("session.model", &model, MAX_NAME)?;
     at_most("session.system_prompt", &system_prompt, MAX_PROMPT)?;
     at_most("session.system_prompt_suffix", &system_prompt_suffix, MAX_PROMPT)?;
-    if !template.is_empty() {
-        return Err(Error::invalid("session.template", "this server has the default template alone; leave it empty"));
-    }
+    at_most("session.template", &template, MAX_TEMPLATE)?;
     if labels.len() > MAX_LABELS {
         return Err(Error::invalid("session.labels", format!("must be at most {MAX_LABELS}")));
     }
@@ -271,7 +270,7 @@ mod tests {
             ("session.env", Session { env: map(&[("1A", "x")]), ..base() }),
             ("session.env", Session { env: map(&[("KERNELBOX_X", "x")]), ..base() }),
             ("session.env", Session { env: map(&[("A", "x\0")]), ..base() }),
-            ("session.template", Session { template: "gpu".into(), ..base() }),
+            ("session.template", Session { template: "g".repeat(64), ..base() }),
             ("session.tools[1].name", Session { tools: vec![tool("a"), tool("a")], ..base() }),
             ("session.tools[0].name", Session { tools: vec![tool("a b")], ..base() }),
             ("session.tools[0].name", Session { tools: vec![tool("python")], ..base() }),
