@@ -9,8 +9,9 @@ use futures::{Stream, StreamExt as _};
 use kernelbox_proto::{
     Error,
     sandbox::v1::{
-        BindRequest, BindResponse, GetStatusRequest, GetStatusResponse, RetireRequest, RetireResponse,
-        sandbox_service_server::SandboxService,
+        BindRequest, BindResponse, CheckpointRequest, CheckpointResponse, ConfirmCheckpointRequest,
+        ConfirmCheckpointResponse, GetStatusRequest, GetStatusResponse, RestoreRequest, RestoreResponse, RetireRequest,
+        RetireResponse, SandboxNotice, WatchSandboxRequest, sandbox_service_server::SandboxService,
     },
     v1::{self, ErrorCode, ExecutionEvent, SessionEvent, StreamText, execution_event::Kind},
 };
@@ -144,6 +145,8 @@ impl Supervisor {
 
 #[tonic::async_trait]
 impl SandboxService for Supervisor {
+    type CheckpointStream = Events<CheckpointResponse>;
+    type WatchSandboxStream = Events<SandboxNotice>;
     type WatchSessionStream = Events<SessionEvent>;
     type ExecuteStream = Events<ExecutionEvent>;
     type ResumeExecutionStream = Events<ExecutionEvent>;
@@ -165,6 +168,22 @@ impl SandboxService for Supervisor {
         let idle = if life.running > 0 { Duration::ZERO } else { life.last.elapsed() };
         life.retired |= idle >= idle_for;
         Ok(Response::new(RetireResponse { retired: life.retired, idle: idle.try_into().ok(), unsaved: false }))
+    }
+
+    async fn checkpoint(&self, _: Request<CheckpointRequest>) -> Answer<Self::CheckpointStream> {
+        Err(Status::unimplemented("not played"))
+    }
+
+    async fn confirm_checkpoint(&self, _: Request<ConfirmCheckpointRequest>) -> Answer<ConfirmCheckpointResponse> {
+        Err(Status::unimplemented("not played"))
+    }
+
+    async fn restore(&self, _: Request<Streaming<RestoreRequest>>) -> Answer<RestoreResponse> {
+        Err(Status::unimplemented("not played"))
+    }
+
+    async fn watch_sandbox(&self, _: Request<WatchSandboxRequest>) -> Answer<Self::WatchSandboxStream> {
+        Err(Status::unimplemented("not played"))
     }
 
     async fn get_status(&self, _: Request<GetStatusRequest>) -> Answer<GetStatusResponse> {

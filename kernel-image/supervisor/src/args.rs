@@ -69,6 +69,9 @@ pub struct ServeArgs {
     /// The most contexts.
     #[arg(long, env = "KERNELBOX_MAX_CONTEXTS", default_value_t = 32)]
     pub max_contexts: usize,
+    /// How long a sandbox that is told to end waits until what changed is saved, where somebody watches that can save it.
+    #[arg(long, env = "KERNELBOX_TERMINATION_GRACE", default_value = "25s", value_parser = humantime::parse_duration)]
+    pub termination_grace: Duration,
     /// End when standard input does.
     #[arg(long, env = "KERNELBOX_EXIT_WITH_STDIN")]
     pub exit_with_stdin: bool,

@@ -50,11 +50,12 @@ struct Seen {
 
 /// What cannot change unnoticed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stamp {
-    device: u64,
-    inode: u64,
-    size: u64,
-    changed: (i64, i64),
+pub(crate) struct Stamp {
+    pub(crate) device: u64,
+    pub(crate) inode: u64,
+    pub(crate) size: u64,
+    /// Seconds and nanoseconds since 1970.
+    pub(crate) changed: (i64, i64),
 }
 
 /// What changed, and whether that is all.
@@ -123,6 +124,14 @@ impl Artifacts {
         Ok(())
     }
 
+    /// Takes all that is there now as given.
+    pub fn absorb_all(&self) -> io::Result<()> {
+        let mut seen = lock(&self.seen);
+        seen.files = scan(&self.workspace, &mut seen.watch)?;
+        seen.listed = Instant::now();
+        Ok(())
+    }
+
     fn describe(&self, path: String, change: ArtifactChange, hashable: &mut u64) -> Artifact {
         let mut artifact = Artifact { path, change: change.into(), ..Artifact::default() };
         if change == ArtifactChange::Deleted {
@@ -171,7 +180,7 @@ fn read(mut file: File, path: &str, hashable: &mut u64) -> io::Result<(u64, Stri
 }
 
 impl Stamp {
-    fn of(metadata: &cap_std::fs::Metadata) -> Self {
+    pub(crate) fn of(metadata: &cap_std::fs::Metadata) -> Self {
         Self {
             device: metadata.dev(),
             inode: metadata.ino(),

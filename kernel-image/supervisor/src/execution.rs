@@ -24,7 +24,7 @@ use kernelbox_proto::{
 };
 use tokio::sync::watch;
 
-use crate::{convert::Output, output::Meter, sync::lock};
+use crate::{convert::Output, lifecycle::WritingGuard, output::Meter, sync::lock};
 use log::Log;
 
 pub use store::{Admitted, Executions};
@@ -89,6 +89,8 @@ struct State {
     failed: bool,
     created: Instant,
     began: Option<Instant>,
+    /// While it runs, it may change files.
+    writing: Option<WritingGuard>,
     stages: Vec<(&'static str, Duration)>,
     start_time: Option<SystemTime>,
     end_time: Option<SystemTime>,
@@ -111,6 +113,7 @@ impl Execution {
             failed: false,
             created: Instant::now(),
             began: None,
+            writing: None,
             stages: Vec::new(),
             start_time: None,
             end_time: None,
@@ -138,8 +141,9 @@ impl Execution {
     }
 
     /// The code goes to the kernel now. A stage named "queue" or "install" ended with it.
-    pub fn begin(&self) {
+    pub fn begin(&self, writing: WritingGuard) {
         let mut state = lock(&self.state);
+        state.writing = Some(writing);
         state.status = ExecutionStatus::Running;
         state.began = Some(Instant::now());
         state.start_time.get_or_insert_with(SystemTime::now);
@@ -210,6 +214,8 @@ impl Execution {
             self.start(&mut state, execution_count);
         }
         state.meter.finish();
+        // Before it is told: whoever saves the files then has them all.
+        state.writing = None;
         self.add(&mut state, Kind::Finished(finished));
         state.status = status;
         state.end_time = Some(SystemTime::now());

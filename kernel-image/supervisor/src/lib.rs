@@ -3,6 +3,7 @@ pub mod access;
 pub mod args;
 pub mod artifacts;
 pub mod auth;
+pub mod checkpoint;
 pub mod context;
 pub mod contexts;
 pub mod convert;

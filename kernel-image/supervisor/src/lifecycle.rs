@@ -1,8 +1,9 @@
 //! Where a sandbox is in its life, and the one lock under which calls are admitted or refused.
 //!
-//! A call that was admitted holds an [`ActivityGuard`] while it runs; one that was refused has certainly not run. It knows nothing of
-//! kernels or files.
+//! A call that was admitted holds an [`ActivityGuard`] while it runs; one that was refused has certainly not run. It also knows whether
+//! the files are saved, as each change and each checkpoint has its place in one order. It knows nothing of kernels or files.
 pub mod calls;
+mod changes;
 
 use std::{
     sync::{Arc, Mutex, MutexGuard},
@@ -10,8 +11,10 @@ use std::{
 };
 
 use kernelbox_proto::{Error, Result, SessionId, sandbox::v1::Lifecycle as LifecycleName, v1::ErrorCode};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
+use self::changes::Changes;
+pub use self::changes::WritingGuard;
 use crate::sync::lock;
 
 /// Where a sandbox is in its life; it only moves down this list.
@@ -41,7 +44,16 @@ pub struct Retirement {
     pub retired: bool,
     /// Since the last activity ended; zero while something runs.
     pub idle: Duration,
-    /// Something changed since the session got the sandbox.
+    /// Something changed since it was last saved.
+    pub unsaved: bool,
+}
+
+/// How a sandbox stands, for those who look after it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Notice {
+    pub phase: LifecycleName,
+    /// It was told to end.
+    pub terminating: bool,
     pub unsaved: bool,
 }
 
@@ -61,7 +73,9 @@ pub struct Lifecycle(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     state: Mutex<State>,
-    phase: watch::Sender<Phase>,
+    /// None once the sandbox ends. Its receivers are those who look after the sandbox, and nobody else.
+    notices: watch::Sender<Option<Notice>>,
+    confirmed: Notify,
 }
 
 #[derive(Debug)]
@@ -70,9 +84,12 @@ struct State {
     owner: Option<(SessionId, i64)>,
     ready: bool,
     retired: bool,
+    /// A call of the session came.
+    used: bool,
+    terminating: bool,
     active: usize,
     last_activity: Instant,
-    unsaved: bool,
+    changes: Changes,
 }
 
 impl State {
@@ -87,6 +104,21 @@ impl State {
 
     fn idle(&self) -> Duration {
         if self.active == 0 { self.last_activity.elapsed() } else { Duration::ZERO }
+    }
+
+    fn admits(&self, session: &SessionId) -> Result<()> {
+        if self.retired {
+            return Err(retired());
+        }
+        match &self.owner {
+            Some((owner, _)) if owner == session => Ok(()),
+            Some(_) => Err(bound("it belongs to another session")),
+            None => Err(bound("it belongs to no session yet; bind it first")),
+        }
+    }
+
+    fn notice(&self) -> Notice {
+        Notice { phase: self.phase().name(), terminating: self.terminating, unsaved: self.changes.unsaved() }
     }
 }
 
@@ -103,20 +135,31 @@ impl Lifecycle {
             owner: None,
             ready: false,
             retired: false,
+            used: false,
+            terminating: false,
             active: 0,
             last_activity: Instant::now(),
-            unsaved: false,
+            changes: Changes::default(),
         };
-        Self(Arc::new(Shared { state: Mutex::new(state), phase: watch::Sender::new(Phase::Starting) }))
+        let notices = watch::Sender::new(Some(state.notice()));
+        Self(Arc::new(Shared { state: Mutex::new(state), notices, confirmed: Notify::new() }))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         lock(&self.0.state)
     }
 
-    /// Tells those who wait in [`Self::retired`]; called with the lock held, so that they see the phases in order.
+    /// Tells those who watch; called with the lock held, so that they see all in order.
     fn publish(&self, state: &State) {
-        self.0.phase.send_replace(state.phase());
+        let notice = state.notice();
+        // Nothing comes after the end.
+        self.0.notices.send_if_modified(|told| match told {
+            Some(before) if *before != notice => {
+                *before = notice;
+                true
+            }
+            _ => false,
+        });
     }
 
     /// The first kernel has answered.
@@ -161,16 +204,34 @@ impl Lifecycle {
     /// Lets a call of the session in. While the guard lives the sandbox is not idle.
     pub fn admit(&self, session: &SessionId) -> Result<ActivityGuard> {
         let mut state = self.lock();
-        if state.retired {
-            return Err(retired());
-        }
+        state.admits(session)?;
+        state.used = true;
+        Ok(self.guard(&mut state))
+    }
+
+    /// Lets in what prepares the sandbox for the session's calls.
+    pub(crate) fn prepare(&self, session: &SessionId) -> Result<ActivityGuard> {
+        let mut state = self.lock();
+        state.admits(session)?;
+        Ok(self.guard(&mut state))
+    }
+
+    /// The same for files that come back: only to this generation, and only before the session's first call.
+    pub(crate) fn restore(&self, session: &SessionId, generation: i64) -> Result<ActivityGuard> {
+        let mut state = self.lock();
+        state.admits(session)?;
         match &state.owner {
-            Some((owner, _)) if owner == session => {}
-            Some(_) => return Err(bound("it belongs to another session")),
-            None => return Err(bound("it belongs to no session yet; bind it first")),
+            Some((_, held)) if *held != generation => {
+                Err(bound(&format!("it is bound with generation {held}, not {generation}")))
+            }
+            _ if state.used => Err(bound("the session has used it already, and a checkpoint must come before that")),
+            _ => Ok(self.guard(&mut state)),
         }
+    }
+
+    fn guard(&self, state: &mut State) -> ActivityGuard {
         state.active += 1;
-        Ok(ActivityGuard { lifecycle: self.clone() })
+        ActivityGuard { lifecycle: self.clone() }
     }
 
     /// Retires the sandbox if it was idle for at least `idle_for`; with zero at once, whatever runs.
@@ -181,12 +242,7 @@ impl Lifecycle {
             state.retired = true;
             self.publish(&state);
         }
-        Retirement { retired: state.retired, idle, unsaved: state.unsaved }
-    }
-
-    /// Code or a file call changed something that a later sandbox of the session would not have.
-    pub fn mark_unsaved(&self) {
-        self.lock().unsaved = true;
+        Retirement { retired: state.retired, idle, unsaved: state.changes.unsaved() }
     }
 
     pub fn phase(&self) -> Phase {
@@ -201,12 +257,6 @@ impl Lifecycle {
     /// The generation it was bound with last; 0 before.
     pub fn generation(&self) -> i64 {
         self.lock().owner.as_ref().map_or(0, |(_, generation)| *generation)
-    }
-
-    /// Waits until the sandbox is retired.
-    pub async fn retired(&self) {
-        // The sender lives in self, so the wait cannot end for want of one.
-        let _ = self.0.phase.subscribe().wait_for(|phase| *phase == Phase::Retired).await;
     }
 }
 

@@ -18,7 +18,11 @@ fn main() -> anyhow::Result<()> {
     match cli.command {
         args::Command::Zygote(args) => zygote(&args),
         args::Command::Serve(args) => {
-            tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(server::run(*args))
+            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+            let served = runtime.block_on(server::run(*args));
+            // A read that blocks, as that of standard input, does not hold up the end.
+            runtime.shutdown_background();
+            served
         }
     }
 }

@@ -1,4 +1,6 @@
 //! Wires the supervisor together, serves it, and ends it.
+mod ending;
+
 use std::{
     fs,
     future::Future,
@@ -12,9 +14,7 @@ use anyhow::Context as _;
 use cap_std::{ambient_authority, fs::Dir};
 use kernelbox_proto::sandbox::v1::sandbox_service_server::SandboxServiceServer;
 use tokio::{
-    io::AsyncReadExt as _,
     net::{TcpListener, UnixListener},
-    signal::unix::{SignalKind, signal},
     sync::watch,
     task::JoinHandle,
 };
@@ -23,11 +23,13 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use tonic_health::ServingStatus;
 
+use self::ending::{Ending, Endings};
 use crate::{
     access::Access,
     args::ServeArgs,
     artifacts::Artifacts,
     auth::Verifier,
+    checkpoint::{Checkpoints, Roots},
     contexts::Contexts,
     embedded,
     events::SessionEvents,
@@ -58,7 +60,14 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
     let contexts = Arc::new(Contexts::new(Arc::clone(&sandbox)));
     let verifier = Verifier::new(&args.public_keys, &args.uid);
     let access = Arc::new(Access::new(verifier, sandbox.lifecycle.clone()));
-    let service = Service::new(Arc::clone(&sandbox), Arc::clone(&contexts), access, workspace);
+    let roots = Roots {
+        workspace: Arc::clone(workspace.root()),
+        packages: Arc::new(
+            Dir::open_ambient_dir(&args.packages, ambient_authority()).context("cannot open the packages")?,
+        ),
+    };
+    let checkpoints = Checkpoints::new(Arc::clone(&access), roots, quota.clone(), Arc::clone(&sandbox.artifacts));
+    let service = Service::new(Arc::clone(&sandbox), Arc::clone(&contexts), access, workspace, checkpoints);
     let watchdog = watch_limits(&args, &sandbox, quota, breaches);
 
     let (health, health_service) = tonic_health::server::health_reporter();
@@ -92,18 +101,25 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
         }
         std::future::pending::<anyhow::Result<()>>().await
     };
+    let mut endings = Endings::new(args.exit_with_stdin);
     let result = tokio::select! {
         served = &mut serving => served?.context("cannot serve"),
         failed = ready => failed,
-        drain = end(args.exit_with_stdin) => {
+        ending = endings.wait(&sandbox.lifecycle, args.termination_grace) => {
             health.set_service_status("", ServingStatus::NotServing).await;
             stop.cancel();
-            if drain {
-                tokio::time::timeout(DRAIN_LIMIT, &mut serving).await.ok();
+            sandbox.lifecycle.end();
+            if ending == Ending::Drain {
+                tokio::select! {
+                    _ = &mut serving => {}
+                    () = tokio::time::sleep(DRAIN_LIMIT) => {}
+                    _ = endings.next() => {}
+                }
             }
             Ok(())
         }
     };
+    sandbox.lifecycle.end();
     sandbox.events.close();
     serving.abort();
     watchdog.abort();
@@ -194,25 +210,4 @@ fn watch_limits(
 fn absolute(dir: &Path) -> anyhow::Result<std::path::PathBuf> {
     fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
     fs::canonicalize(dir).with_context(|| format!("cannot find {}", dir.display()))
-}
-
-/// Waits until it is time to end; true when calls may be drained first.
-async fn end(with_stdin: bool) -> bool {
-    let signalled = async {
-        match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
-            (Ok(mut term), Ok(mut int)) => {
-                tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
-            }
-            _ => std::future::pending().await,
-        }
-    };
-    let stdin = async {
-        if !with_stdin {
-            std::future::pending::<()>().await;
-        }
-        let mut stdin = tokio::io::stdin();
-        let mut buffer = [0; 256];
-        while stdin.read(&mut buffer).await.is_ok_and(|count| count > 0) {}
-    };
-    tokio::select! { () = signalled => true, () = stdin => false }
 }

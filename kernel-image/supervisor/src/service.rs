@@ -7,16 +7,17 @@ use std::{pin::Pin, sync::Arc};
 use futures::Stream;
 use kernelbox_proto::{
     sandbox::v1::{
-        BindRequest, BindResponse, GetStatusRequest, GetStatusResponse, RetireRequest, RetireResponse,
-        sandbox_service_server::SandboxService,
+        BindRequest, BindResponse, CheckpointRequest, CheckpointResponse, ConfirmCheckpointRequest,
+        ConfirmCheckpointResponse, GetStatusRequest, GetStatusResponse, RestoreRequest, RestoreResponse, RetireRequest,
+        RetireResponse, SandboxNotice, WatchSandboxRequest, sandbox_service_server::SandboxService,
     },
     v1::*,
 };
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
-    access::Access, auth::Scope, contexts::Contexts, files::Files, lifecycle::calls::LifecycleCalls, sandbox::Sandbox,
-    workspace::Workspace,
+    access::Access, auth::Scope, checkpoint::Checkpoints, contexts::Contexts, files::Files,
+    lifecycle::calls::LifecycleCalls, sandbox::Sandbox, workspace::Workspace,
 };
 
 type Events<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -29,19 +30,28 @@ pub struct Service {
     access: Arc<Access>,
     life: LifecycleCalls,
     files: Files,
+    checkpoints: Checkpoints,
 }
 
 impl Service {
-    pub fn new(sandbox: Arc<Sandbox>, contexts: Arc<Contexts>, access: Arc<Access>, workspace: Workspace) -> Self {
+    pub fn new(
+        sandbox: Arc<Sandbox>,
+        contexts: Arc<Contexts>,
+        access: Arc<Access>,
+        workspace: Workspace,
+        checkpoints: Checkpoints,
+    ) -> Self {
         let life = LifecycleCalls::new(&sandbox.uid, Arc::clone(&access));
         let (artifacts, events) = (Arc::clone(&sandbox.artifacts), sandbox.events.clone());
         let files = Files::new(workspace, Arc::clone(&access), artifacts, events);
-        Self { sandbox, contexts, access, life, files }
+        Self { sandbox, contexts, access, life, files, checkpoints }
     }
 }
 
 #[tonic::async_trait]
 impl SandboxService for Service {
+    type CheckpointStream = Events<CheckpointResponse>;
+    type WatchSandboxStream = Events<SandboxNotice>;
     type WatchSessionStream = Events<SessionEvent>;
     type ExecuteStream = Events<ExecutionEvent>;
     type ResumeExecutionStream = Events<ExecutionEvent>;
@@ -54,6 +64,25 @@ impl SandboxService for Service {
 
     async fn retire(&self, request: Request<RetireRequest>) -> Answer<RetireResponse> {
         self.life.retire(request)
+    }
+
+    async fn checkpoint(&self, request: Request<CheckpointRequest>) -> Answer<Self::CheckpointStream> {
+        Ok(Response::new(Box::pin(self.checkpoints.checkpoint(request).await?)))
+    }
+
+    async fn confirm_checkpoint(
+        &self,
+        request: Request<ConfirmCheckpointRequest>,
+    ) -> Answer<ConfirmCheckpointResponse> {
+        Ok(Response::new(self.checkpoints.confirm(&request)?))
+    }
+
+    async fn restore(&self, request: Request<Streaming<RestoreRequest>>) -> Answer<RestoreResponse> {
+        Ok(Response::new(self.checkpoints.restore(request).await?))
+    }
+
+    async fn watch_sandbox(&self, request: Request<WatchSandboxRequest>) -> Answer<Self::WatchSandboxStream> {
+        Ok(Response::new(Box::pin(self.life.watch(request.metadata())?)))
     }
 
     async fn get_status(&self, request: Request<GetStatusRequest>) -> Answer<GetStatusResponse> {

@@ -52,7 +52,11 @@ impl Actor {
         let work = async {
             let mut missing = sandbox.packages.missing(code, policy).await;
             missing.retain(|wanted| !known.contains(&wanted.module));
-            if missing.is_empty() { Vec::new() } else { sandbox.packages.install(missing, None).await }
+            if missing.is_empty() {
+                return Vec::new();
+            }
+            let _writing = sandbox.lifecycle.writing();
+            sandbox.packages.install(missing, None).await
         };
         let packages = self.meanwhile(work, Some(&job.execution)).await?;
         if packages.is_empty() {

@@ -59,8 +59,7 @@ impl Actor {
             }
         }
         let began = Instant::now();
-        self.sandbox.lifecycle.mark_unsaved();
-        execution.begin();
+        execution.begin(self.sandbox.lifecycle.writing());
         let mut number = 1;
         let next = loop {
             let id = match number {

@@ -1,15 +1,16 @@
-//! Bind, Retire, GetStatus and KeepAlive.
+//! Bind, Retire, GetStatus, KeepAlive and WatchSandbox.
 use std::{collections::HashMap, future::Future, sync::Arc, time::Duration};
 
 use kernelbox_proto::{
     Error, SessionId,
-    sandbox::v1::{BindRequest, BindResponse, GetStatusResponse, RetireRequest, RetireResponse},
+    sandbox::v1::{BindRequest, BindResponse, GetStatusResponse, RetireRequest, RetireResponse, SandboxNotice},
     v1::{KeepAliveRequest, KeepAliveResponse},
 };
 use tokio::sync::Mutex;
+use tokio_stream::{Stream, StreamExt as _, wrappers::WatchStream};
 use tonic::{Request, Response, Status, metadata::MetadataMap};
 
-use super::Lifecycle;
+use super::{Lifecycle, Notice};
 use crate::{access::Access, auth::Scope};
 
 type Result<T, E = Error> = std::result::Result<T, E>;
@@ -52,7 +53,7 @@ impl LifecycleCalls {
         let session = SessionId::from_name(&request.session)?;
         let lifecycle = self.lifecycle();
         lifecycle.bind(&session, request.generation)?;
-        let _guard = lifecycle.admit(&session)?;
+        let _guard = lifecycle.prepare(&session)?;
         let mut applied = self.applied.lock().await;
         if *applied > request.generation {
             // A later generation took over while this one waited: its refusal says so.
@@ -101,6 +102,18 @@ impl LifecycleCalls {
         // The guard ends at once, and its end is the activity.
         self.access.admit(request.metadata(), &request.get_ref().name)?;
         Ok(Response::new(KeepAliveResponse {}))
+    }
+
+    /// How it stands, at once and at each change, until its end. No activity.
+    pub fn watch(&self, metadata: &MetadataMap) -> Result<impl Stream<Item = Result<SandboxNotice, Status>> + use<>> {
+        self.access.check(metadata, &[Scope::Lifecycle])?;
+        let notices = WatchStream::new(self.lifecycle().notices());
+        let message = |notice: Notice| SandboxNotice {
+            lifecycle: notice.phase.into(),
+            terminating: notice.terminating,
+            unsaved: notice.unsaved,
+        };
+        Ok(notices.map_while(move |notice| notice.map(message).map(Ok)))
     }
 
     fn lifecycle(&self) -> &Lifecycle {

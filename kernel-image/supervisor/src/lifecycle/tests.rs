@@ -80,15 +80,70 @@ fn changes_are_told_when_it_retires() {
     assert!(lifecycle.retire(Duration::ZERO).unsaved);
 }
 
-#[tokio::test]
-async fn those_who_wait_hear_of_its_end() {
+#[test]
+fn only_what_changed_after_a_checkpoint_began_is_unsaved_after_it() {
     let lifecycle = bound_to("a");
-    let waiting = tokio::spawn({
-        let lifecycle = lifecycle.clone();
-        async move { lifecycle.retired().await }
-    });
-    lifecycle.retire(Duration::ZERO);
-    tokio::time::timeout(Duration::from_secs(10), waiting).await.unwrap().unwrap();
+    let unsaved = || lifecycle.retire(Duration::from_hours(1)).unsaved;
+    assert_eq!(code(warm().begin_checkpoint()), ErrorCode::SandboxBound);
+    assert_eq!(code(lifecycle.confirm(1)), ErrorCode::InvalidArgument);
+    lifecycle.mark_unsaved();
+    let first = lifecycle.begin_checkpoint().unwrap();
+    lifecycle.mark_unsaved();
+    let second = lifecycle.begin_checkpoint().unwrap();
+    lifecycle.confirm(first).unwrap();
+    assert!(unsaved(), "it was written to after the first began");
+    lifecycle.confirm(second).unwrap();
+    assert!(!unsaved());
+    lifecycle.confirm(first).unwrap();
+    assert!(!unsaved(), "an older one takes nothing back");
+
+    let writing = lifecycle.writing();
+    let during = lifecycle.begin_checkpoint().unwrap();
+    lifecycle.confirm(during).unwrap();
+    assert!(unsaved(), "what runs may write again");
+    drop(writing);
+    lifecycle.confirm(during).unwrap();
+    assert!(unsaved(), "it wrote after the checkpoint");
+}
+
+#[tokio::test]
+async fn who_can_save_it_is_waited_for_and_nobody_else() {
+    let (clean, alone, watched) = (bound_to("a"), bound_to("a"), bound_to("a"));
+    let _looks = clean.notices();
+    assert!(!clean.terminate(), "there is nothing to save");
+    alone.mark_unsaved();
+    assert!(!alone.terminate(), "there is nobody to save it");
+
+    let mut notices = watched.notices();
+    let writing = watched.writing();
+    let before = watched.begin_checkpoint().unwrap();
+    assert!(watched.terminate());
+    let notice = notices.wait_for(|notice| notice.is_some_and(|notice| notice.terminating)).await.unwrap().unwrap();
+    assert_eq!(notice, Notice { phase: LifecycleName::Retired, terminating: true, unsaved: true });
+    assert_eq!(code(watched.admit(&session("a"))), ErrorCode::SandboxRetired);
+    watched.confirm(before).unwrap();
+    let mut saved = std::pin::pin!(watched.saved());
+    assert!(futures::poll!(&mut saved).is_pending(), "what wrote meanwhile is not in that checkpoint");
+    let after = watched.begin_checkpoint().unwrap();
+    watched.confirm(after).unwrap();
+    tokio::time::timeout(Duration::from_secs(10), saved).await.unwrap();
+    drop(writing);
+    watched.end();
+    assert!(notices.wait_for(Option::is_none).await.is_ok());
+}
+
+#[test]
+fn files_come_back_to_their_generation_before_its_first_call() {
+    let lifecycle = warm();
+    assert_eq!(code(lifecycle.restore(&session("a"), 1)), ErrorCode::SandboxBound);
+    lifecycle.bind(&session("a"), 2).unwrap();
+    drop(lifecycle.prepare(&session("a")).unwrap());
+    assert_eq!(code(lifecycle.restore(&session("a"), 1)), ErrorCode::SandboxBound);
+    assert_eq!(code(lifecycle.restore(&session("b"), 2)), ErrorCode::SandboxBound);
+    drop(lifecycle.restore(&session("a"), 2).unwrap());
+    drop(lifecycle.restore(&session("a"), 2).unwrap());
+    drop(lifecycle.admit(&session("a")).unwrap());
+    assert_eq!(code(lifecycle.restore(&session("a"), 2)), ErrorCode::SandboxBound);
 }
 
 /// Each of 1,000 calls either ran before the sandbox retired or was refused and did not run: never both, never neither.

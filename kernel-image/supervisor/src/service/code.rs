@@ -196,6 +196,7 @@ impl Service {
         // Goes on without its caller: half an install would help nobody.
         let outcome = tokio::spawn(async move {
             let _active = active;
+            let _writing = sandbox.lifecycle.writing();
             sandbox.packages.install(wanted, Some(&lines)).await
         });
         let progress = ReceiverStream::new(progress).map(install_event::Kind::Progress);

@@ -14,7 +14,10 @@ use hyper_util::rt::TokioIo;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use kernelbox_proto::{
     Error,
-    sandbox::v1::{BindRequest, sandbox_service_client::SandboxServiceClient},
+    sandbox::v1::{
+        BindRequest, CheckpointDone, CheckpointRequest, RestoreHeader, RestoreRequest, RestoreResponse, RetireRequest,
+        checkpoint_response, restore_request, sandbox_service_client::SandboxServiceClient,
+    },
     v1::{
         ExecuteRequest, ExecutionEvent, ExecutionFinished, ExecutionStatus, MimeBundle, ResumeExecutionRequest,
         execution_event::Kind, mime_part::Content,
@@ -123,6 +126,50 @@ impl Sandbox {
         let name = format!("{SESSION}/executions/{id}");
         let request = ResumeExecutionRequest { name, after_sequence };
         Events(self.client.clone().resume_execution(request).await.unwrap().into_inner()).rest().await
+    }
+
+    /// The session's files, unless their mark is this one.
+    pub async fn checkpoint(&self, unless_mark: &str) -> (Vec<u8>, CheckpointDone) {
+        let request = CheckpointRequest { unless_mark: unless_mark.into() };
+        let mut parts = self.client.clone().checkpoint(request).await.unwrap().into_inner();
+        let mut stream = Vec::new();
+        loop {
+            match parts.message().await.unwrap().unwrap().part.unwrap() {
+                checkpoint_response::Part::Chunk(chunk) => stream.extend(chunk),
+                checkpoint_response::Part::Done(done) => return (stream, done),
+            }
+        }
+    }
+
+    pub async fn restore(&self, stream: &[u8]) -> Result<RestoreResponse, Error> {
+        let header = RestoreHeader { session: SESSION.into(), generation: 1 };
+        let chunks = stream.chunks(100_000).map(|chunk| restore_request::Part::Chunk(chunk.to_vec().into()));
+        let parts: Vec<_> = [restore_request::Part::Header(header)].into_iter().chain(chunks).collect();
+        let parts = parts.into_iter().map(|part| RestoreRequest { part: Some(part) });
+        let restored = self.client.clone().restore(futures::stream::iter(parts)).await;
+        restored.map(tonic::Response::into_inner).map_err(|status| Error::from_status(&status))
+    }
+
+    pub async fn unsaved(&self) -> bool {
+        let long = Duration::from_secs(3600).try_into().unwrap();
+        let answer = self.client.clone().retire(RetireRequest { idle_for: Some(long) }).await.unwrap().into_inner();
+        assert!(!answer.retired);
+        answer.unsaved
+    }
+
+    /// Tells the supervisor to end.
+    pub fn terminate(&self) {
+        let pid = nix::unistd::Pid::from_raw(self.child.id().try_into().unwrap());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+    }
+
+    /// Waits until the supervisor has ended by itself.
+    pub async fn ended(&mut self) {
+        let began = Instant::now();
+        while self.child.try_wait().unwrap().is_none() {
+            assert!(began.elapsed() < LIMIT, "the supervisor does not end");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     /// Ends the supervisor and gives its folder back.
