@@ -3,6 +3,7 @@
 //! The suites are in `tests/`; here is what they share.
 
 mod client;
+pub mod cluster;
 mod leftovers;
 mod local_model;
 pub mod model_server;
@@ -11,6 +12,7 @@ mod stack;
 mod turn;
 
 pub use client::{Client, Run, code_of};
+pub use cluster::Cluster;
 pub use leftovers::{eventually, memory_of, mentions, process_runs};
 pub use local_model::LocalModel;
 pub use model_server::{ModelServer, Reply, Seen};

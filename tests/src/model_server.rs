@@ -71,7 +71,7 @@ struct Line(Arc<Notify>);
 impl ModelServer {
     /// Answers with these replies, in order.
     pub async fn start(replies: impl IntoIterator<Item = Reply>) -> Self {
-        let server = Self::listen(0).await;
+        let server = Self::listen(([127, 0, 0, 1], 0)).await;
         lock(&server.shared.queue).extend(replies);
         server
     }
@@ -83,8 +83,8 @@ impl ModelServer {
         server
     }
 
-    /// On this port; 0 takes any that is free.
-    pub async fn listen(port: u16) -> Self {
+    /// At this address; port 0 takes any that is free.
+    pub async fn listen(address: impl Into<SocketAddr>) -> Self {
         let shared = Arc::new(Shared {
             queue: Mutex::default(),
             script: Mutex::default(),
@@ -95,7 +95,7 @@ impl ModelServer {
             open: Arc::default(),
             calls: AtomicUsize::new(1),
         });
-        let listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
+        let listener = TcpListener::bind(address.into()).await.unwrap();
         let address = listener.local_addr().unwrap();
         let running = Mutex::new(Some(serve(listener, Arc::clone(&shared))));
         Self { address, shared, running }

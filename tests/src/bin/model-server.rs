@@ -32,7 +32,7 @@ fn tool(seen: &Seen) -> Option<String> {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let port = std::env::args().nth(1).map(|port| port.parse()).transpose()?.unwrap_or(0);
-    let server = ModelServer::listen(port).await;
+    let server = ModelServer::listen(([127, 0, 0, 1], port)).await;
     server.script(answer);
     server.forget();
     let mut out = io::stdout();

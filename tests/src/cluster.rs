@@ -1,0 +1,203 @@
+//! Kernelbox in a real cluster, as `tests/cluster/deploy` puts it there: what the cluster says, what is done to it, and clients from outside.
+mod forward;
+mod settle;
+
+use std::process::Command;
+
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kernelbox_api::{EndReason, Phase, Sandbox, SandboxPool, SandboxTemplate};
+use kube::{
+    Api, ResourceExt as _,
+    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
+};
+use serde_json::{Value, json};
+
+use self::forward::Forward;
+use crate::Client;
+
+/// Where the control plane is, and where sandboxes are.
+pub const OWN: &str = "kernelbox";
+pub const SANDBOXES: &str = "kernelbox-sandboxes";
+/// The key that `tests/cluster/deploy` gives the gateway; of a cluster that lives as long as its tests.
+const KEY: &str = "kernelbox-cluster-tests";
+/// Where the gateway expects the scripted model, on the machine that the tests run on.
+pub const MODEL_PORT: u16 = 7999;
+
+pub struct Cluster {
+    pub kube: kube::Client,
+    gateway: Forward,
+}
+
+impl Cluster {
+    /// The cluster of KUBECONFIG, once Kernelbox is ready in it and nothing of an earlier test is left.
+    pub async fn open() -> Self {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let kube = kube::Client::try_default().await.expect("KUBECONFIG must name a cluster: make test-cluster");
+        settle::ready();
+        let cluster = Self { kube, gateway: Forward::start("svc/kernelbox-gateway", 7070) };
+        cluster.settle().await;
+        cluster
+    }
+
+    /// A client outside the cluster.
+    pub async fn client(&self) -> Client {
+        Client::connect(&self.gateway.endpoint(), KEY).await
+    }
+
+    /// After the gateway's pod is another.
+    pub fn forward_anew(&mut self) {
+        self.gateway = Forward::start("svc/kernelbox-gateway", 7070);
+    }
+
+    pub fn sandboxes_api(&self) -> Api<Sandbox> {
+        Api::namespaced(self.kube.clone(), SANDBOXES)
+    }
+
+    pub fn pods_api(&self) -> Api<Pod> {
+        Api::namespaced(self.kube.clone(), SANDBOXES)
+    }
+
+    pub async fn sandboxes(&self) -> Vec<Sandbox> {
+        self.sandboxes_api().list(&ListParams::default()).await.unwrap().items
+    }
+
+    /// The session's sandboxes, oldest first.
+    pub async fn of(&self, session: &str) -> Vec<Sandbox> {
+        let mut own = self.sandboxes().await;
+        own.retain(|it| it.spec.session.as_deref() == Some(session));
+        own.sort_by_key(|it| it.spec.generation);
+        own
+    }
+
+    /// The session's sandbox that has not ended.
+    pub async fn live(&self, session: &str) -> Option<Sandbox> {
+        self.of(session).await.into_iter().rfind(|it| phase(it) != Some(Phase::Ended))
+    }
+
+    pub async fn pods(&self) -> Vec<Pod> {
+        self.pods_api().list(&ListParams::default()).await.unwrap().items
+    }
+
+    pub async fn pool(&self, name: &str) -> SandboxPool {
+        Api::namespaced(self.kube.clone(), SANDBOXES).get(name).await.unwrap()
+    }
+
+    pub async fn size_pool(&self, name: &str, min: u32, max: u32) {
+        let api: Api<SandboxPool> = Api::namespaced(self.kube.clone(), SANDBOXES);
+        let patch = Patch::Merge(json!({"spec": {"min": min, "max": max}}));
+        api.patch(name, &PatchParams::default(), &patch).await.unwrap();
+    }
+
+    /// The default template with changes, and a pool of so many. An earlier one of this name goes first.
+    pub async fn template(&self, name: &str, changes: Value, warm: u32) {
+        let templates: Api<SandboxTemplate> = Api::namespaced(self.kube.clone(), SANDBOXES);
+        let pools: Api<SandboxPool> = Api::namespaced(self.kube.clone(), SANDBOXES);
+        let default = templates.get("default").await.unwrap();
+        let mut whole = json!({
+            "apiVersion": "kernelbox.dev/v1alpha1", "kind": "SandboxTemplate",
+            "metadata": {"name": name}, "spec": default.spec,
+        });
+        merge(&mut whole["spec"], &changes);
+        templates.create(&PostParams::default(), &serde_json::from_value(whole).unwrap()).await.unwrap();
+        let pool = json!({
+            "apiVersion": "kernelbox.dev/v1alpha1", "kind": "SandboxPool",
+            "metadata": {"name": name}, "spec": {"templateRef": {"name": name}, "min": warm},
+        });
+        pools.create(&PostParams::default(), &serde_json::from_value(pool).unwrap()).await.unwrap();
+        if warm > 0 {
+            self.until(&format!("the pool {name} is filled"), async || self.warm(name).await == warm as usize).await;
+        }
+    }
+
+    /// Takes both away.
+    pub async fn remove_template(&self, name: &str) {
+        let templates: Api<SandboxTemplate> = Api::namespaced(self.kube.clone(), SANDBOXES);
+        let pools: Api<SandboxPool> = Api::namespaced(self.kube.clone(), SANDBOXES);
+        let params = DeleteParams::default();
+        let _ = pools.delete(name, &params).await;
+        let _ = templates.delete(name, &params).await;
+    }
+
+    /// Ready ones of a template that are nobody's.
+    pub async fn warm(&self, template: &str) -> usize {
+        let is = |it: &&Sandbox| {
+            it.spec.template_ref.name == template && it.spec.session.is_none() && phase(it) == Some(Phase::Ready)
+        };
+        self.sandboxes().await.iter().filter(is).count()
+    }
+
+    pub async fn node(&self) -> Node {
+        let nodes: Api<Node> = Api::all(self.kube.clone());
+        nodes.list(&ListParams::default()).await.unwrap().items.remove(0)
+    }
+
+    /// Writes of one kind that the API server has answered with success.
+    pub async fn api_writes(&self, resource: &str, subresource: &str) -> u64 {
+        let request = axum::http::Request::get("/metrics").body(Vec::new()).unwrap();
+        let text = self.kube.request_text(request).await.unwrap();
+        let is_write = |line: &&str| {
+            line.starts_with("apiserver_request_total{")
+                && line.contains(&format!("resource=\"{resource}\""))
+                && line.contains(&format!("subresource=\"{subresource}\""))
+                && line.contains("code=\"2")
+                && ["POST", "PUT", "PATCH", "DELETE"].iter().any(|verb| line.contains(&format!("verb=\"{verb}\"")))
+        };
+        let count = |line: &str| line.rsplit(' ').next().and_then(|it| it.parse::<f64>().ok()).unwrap_or_default();
+        text.lines().filter(is_write).map(count).sum::<f64>() as u64
+    }
+
+    /// Waits for what must come.
+    pub async fn until(&self, what: &str, mut holds: impl AsyncFnMut() -> bool) {
+        let limit = std::time::Instant::now() + std::time::Duration::from_secs(120);
+        while !holds().await {
+            if std::time::Instant::now() > limit {
+                println!("{}", kubectl(&["get", "sandboxes,sandboxpools,pods", "-n", SANDBOXES, "-o", "wide"]));
+                panic!("waited for 120 s: {what}");
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Waits until the session's last sandbox has ended, and says why.
+    pub async fn ended(&self, session: &str) -> EndReason {
+        let mut reason = None;
+        self.until(&format!("the sandbox of {session} ends"), async || {
+            reason = self.of(session).await.last().and_then(|it| it.status.clone()?.end_reason);
+            reason.is_some()
+        })
+        .await;
+        reason.unwrap()
+    }
+
+    /// Waits until the session's live sandbox is there no more, pod and all.
+    pub async fn pod_gone(&self, sandbox: &Sandbox) {
+        let name = sandbox.name_any();
+        self.until(&format!("the pod {name} is gone"), async || {
+            self.pods_api().get_opt(&name).await.unwrap().is_none()
+        })
+        .await;
+    }
+}
+
+pub fn phase(sandbox: &Sandbox) -> Option<Phase> {
+    sandbox.status.as_ref().and_then(|status| status.phase)
+}
+
+/// Runs kubectl against the cluster of the tests; what it prints.
+pub fn kubectl(args: &[&str]) -> String {
+    let output = Command::new("kubectl").args(args).output().expect("kubectl");
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "kubectl {args:?}: {out}{err}");
+    out.into_owned()
+}
+
+fn merge(to: &mut Value, changes: &Value) {
+    match (to, changes) {
+        (Value::Object(to), Value::Object(changes)) => {
+            for (key, value) in changes {
+                merge(to.entry(key.clone()).or_insert(Value::Null), value);
+            }
+        }
+        (to, changes) => *to = changes.clone(),
+    }
+}

@@ -1,0 +1,160 @@
+//! Warm ones are given at once, with one write; never twice, and whatever happens to the controller.
+use std::{collections::HashSet, time::Duration};
+
+use futures::future::join_all;
+use kernelbox_api::Phase;
+use kernelbox_proto::v1::{ExecuteRequest, Stage, execution_event::Kind};
+use kernelbox_tests::{
+    Client, Cluster,
+    cluster::{OWN, kubectl, phase},
+};
+
+/// Each session's own first execution, and where it ran.
+async fn first(mut client: Client, session: String) -> Result<String, tonic::Status> {
+    let code = "import os\nprint(os.uname().nodename, end='')".into();
+    Ok(client.try_run(ExecuteRequest { session, code, ..Default::default() }).await?.ok())
+}
+
+async fn sessions(client: &mut Client, many: usize) -> Vec<String> {
+    let mut sessions = Vec::new();
+    for _ in 0..many {
+        sessions.push(client.session().await);
+    }
+    sessions
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a cluster: make test-cluster"]
+async fn a_claim_is_one_write() {
+    let cluster = Cluster::open().await;
+    let mut client = cluster.client().await;
+    let session = client.session().await;
+    // No pods start meanwhile, as nobody makes them.
+    cluster.size_pool("default", 0, 0).await;
+    cluster.size_pool("default", 2, 2).await;
+    cluster.until("the pool is as it was", async || cluster.warm("default").await == 2).await;
+    let claims = cluster.api_writes("sandboxes", "").await;
+
+    client.run(&session, "1").await.ok();
+
+    // One patch for the claim, and later one creation for the next warm one.
+    let live = cluster.live(&session).await.unwrap();
+    assert_eq!(phase(&live), Some(Phase::Ready));
+    cluster.until("the pool is filled again", async || cluster.warm("default").await == 2).await;
+    assert_eq!(cluster.api_writes("sandboxes", "").await - claims, 2);
+    client.delete(&session).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a cluster: make test-cluster"]
+async fn without_a_warm_one_each_stage_is_told() {
+    let cluster = Cluster::open().await;
+    cluster.template("cold", serde_json::json!({}), 0).await;
+    let mut client = cluster.client().await;
+    let session = of_template(&mut client, "cold").await;
+
+    let run = client.run(&session, "print(1)").await;
+
+    assert_eq!(run.ok(), "1\n");
+    let stages: Vec<_> =
+        run.kinds().filter_map(|kind| if let Kind::Stage(stage) = kind { Some(stage.stage()) } else { None }).collect();
+    assert!(stages.contains(&Stage::Starting) && stages.is_sorted_by_key(|stage| *stage as i32), "{stages:?}");
+    client.delete(&session).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a cluster: make test-cluster"]
+async fn the_schedulers_words_reach_the_client() {
+    let cluster = Cluster::open().await;
+    let changes = serde_json::json!({"resources": {"requests": {"memory": "900Gi"}, "limits": {"memory": "900Gi"}},
+        "lifecycle": {"startTimeout": "6s"}});
+    cluster.template("huge", changes, 0).await;
+    let mut client = cluster.client().await;
+    let session = of_template(&mut client, "huge").await;
+
+    let request = ExecuteRequest { session: session.clone(), code: "1".into(), ..Default::default() };
+    let mut events = client.code.execute(request).await.unwrap().into_inner();
+    let mut words = Vec::new();
+    let error = loop {
+        match events.message().await {
+            Ok(Some(event)) => {
+                if let Some(Kind::Stage(stage)) = event.kind {
+                    words.push((stage.stage(), stage.message));
+                }
+            }
+            Ok(None) => panic!("it ended: {words:?}"),
+            Err(status) => break status,
+        }
+    };
+
+    let told = words.iter().any(|(stage, words)| *stage == Stage::Scheduling && words.contains("Insufficient memory"));
+    assert!(told, "{words:?}");
+    assert!(error.message().contains("StartTimeout") && error.message().contains("Insufficient memory"), "{error:?}");
+    assert_eq!(cluster.ended(&session).await, kernelbox_api::EndReason::StartTimeout);
+    cluster.until("no pod is left of it", async || cluster.pods().await.len() == 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a cluster: make test-cluster"]
+async fn a_controller_that_is_killed_amid_claims_gives_none_twice_and_loses_none() {
+    const MANY: usize = 20;
+    let cluster = Cluster::open().await;
+    cluster.size_pool("default", MANY as u32, MANY as u32).await;
+    cluster.until("the pool is filled", async || cluster.warm("default").await == MANY).await;
+    let client = cluster.client().await;
+    let sessions = sessions(&mut client.clone(), MANY).await;
+
+    // when: all replicas are killed while sandboxes are given
+    let calls = join_all(sessions.iter().map(|session| first(client.clone(), session.clone())));
+    let kill = async {
+        tokio::time::sleep(Duration::from_millis(40)).await;
+        tokio::task::spawn_blocking(|| {
+            kubectl(&[
+                "delete",
+                "pods",
+                "-n",
+                OWN,
+                "-l",
+                "app.kubernetes.io/name=kernelbox-controller",
+                "--grace-period=0",
+                "--force",
+                "--wait=false",
+            ])
+        })
+        .await
+    };
+    let (answers, _) = tokio::join!(calls, kill);
+
+    // then: whoever was refused is served when it asks again
+    let mut at = HashSet::new();
+    for (session, answer) in sessions.iter().zip(answers) {
+        let mut answer = answer;
+        for _ in 0..60 {
+            match &answer {
+                Ok(_) => break,
+                Err(_) => {
+                    tokio::time::sleep(Duration::from_millis(500)).await;
+                    answer = first(client.clone(), session.clone()).await;
+                }
+            }
+        }
+        let pod = answer.unwrap_or_else(|status| panic!("{session}: {status:?}"));
+        assert!(at.insert(pod.clone()), "{pod} was given twice");
+    }
+    for session in &sessions {
+        let live: Vec<_> = cluster.of(session).await.into_iter().filter(|it| phase(it) != Some(Phase::Ended)).collect();
+        assert_eq!(live.len(), 1, "{session} has {} live sandboxes", live.len());
+    }
+    cluster.size_pool("default", 3, 3).await;
+    cluster
+        .until("the pool is filled to its size exactly", async || {
+            cluster.warm("default").await == 3 && cluster.pods().await.len() == MANY + 3
+        })
+        .await;
+}
+
+pub async fn of_template(client: &mut Client, template: &str) -> String {
+    let session = kernelbox_proto::v1::Session { template: template.into(), ..Default::default() };
+    let request = kernelbox_proto::v1::CreateSessionRequest { session: Some(session), ..Default::default() };
+    client.sessions.create_session(request).await.unwrap().into_inner().name
+}

@@ -1,0 +1,96 @@
+//! Pods that end by themselves or by others: who waits is told the reason, and the session goes on in another.
+use kernelbox_api::EndReason;
+use kernelbox_proto::v1::{ErrorCode, ExecuteRequest};
+use kernelbox_tests::{
+    Cluster,
+    cluster::{SANDBOXES, kubectl},
+    code_of,
+};
+use kube::ResourceExt as _;
+use serde_json::json;
+
+use super::claims::of_template;
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a cluster: make test-cluster"]
+async fn a_pod_that_is_deleted_under_a_call_is_told_and_replaced() {
+    let cluster = Cluster::open().await;
+    let mut client = cluster.client().await;
+    let session = client.session().await;
+    client.run(&session, "print(1)").await.ok();
+    let sandbox = cluster.live(&session).await.unwrap();
+    let mut running = client.clone();
+    let request = ExecuteRequest {
+        session: session.clone(),
+        code: "open('on', 'w').close()\nimport time; time.sleep(60)".into(),
+        ..Default::default()
+    };
+    let call = tokio::spawn(async move { running.try_run(request).await });
+    let mut looking = client.clone();
+    cluster.until("the code runs", async || looking.download(&session, "on").await.is_ok()).await;
+
+    kubectl(&["delete", "pod", "-n", SANDBOXES, &sandbox.name_any(), "--grace-period=0", "--force"]);
+
+    let error = call.await.unwrap().unwrap_err();
+    assert_eq!(code_of(&error), ErrorCode::SandboxLost, "{error:?}");
+    assert!(error.message().contains("Deleted"), "{error:?}");
+    assert_eq!(cluster.ended(&session).await, EndReason::Deleted);
+    assert_eq!(client.run(&session, "print(2)").await.ok(), "2\n");
+    assert_eq!(cluster.live(&session).await.unwrap().spec.generation, Some(2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a cluster: make test-cluster"]
+async fn memory_that_runs_out_ends_the_cell_and_not_the_pod() {
+    let cluster = Cluster::open().await;
+    let limits = json!({"resources": {"requests": {"memory": "256Mi"}, "limits": {"memory": "512Mi"}}});
+    cluster.template("small", limits, 1).await;
+    let mut client = cluster.client().await;
+    let session = of_template(&mut client, "small").await;
+
+    let code = "hog = []\nwhile True: hog.append(bytearray(8 << 20))";
+    let request = ExecuteRequest { session: session.clone(), code: code.into(), ..Default::default() };
+    let run = client.try_run(request).await.unwrap();
+
+    let said = run.error().map(|error| format!("{}: {}", error.name, error.value)).unwrap_or_default();
+    assert!(
+        format!("{:?}", run.finished()).contains("MEMORY_LIMIT") || said.contains("memory"),
+        "{:#?}",
+        run.events.last()
+    );
+    assert_eq!(client.run(&session, "print('on')").await.ok(), "on\n");
+    assert_eq!(cluster.live(&session).await.unwrap().spec.generation, Some(1), "the pod lives");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a cluster: make test-cluster"]
+async fn an_image_that_does_not_exist_is_told_and_not_tried_for_ever() {
+    let cluster = Cluster::open().await;
+    let changes =
+        json!({"image": "kernelbox.dev/none-such:1", "imagePullPolicy": "Never", "lifecycle": {"startTimeout": "20s"}});
+    cluster.template("imageless", changes, 0).await;
+    cluster.size_pool("imageless", 2, 2).await;
+    let mut client = cluster.client().await;
+    let session = of_template(&mut client, "imageless").await;
+
+    let request = ExecuteRequest { session: session.clone(), code: "1".into(), ..Default::default() };
+    let error = client.try_run(request).await.unwrap_err();
+
+    assert_eq!(code_of(&error), ErrorCode::SandboxStartFailed, "{error:?}");
+    assert!(error.message().contains("ImageUnavailable") && error.message().contains("none-such"), "{error:?}");
+    assert_eq!(cluster.ended(&session).await, EndReason::ImageUnavailable);
+    cluster
+        .until("the pool says that it is degraded", async || {
+            let conditions = cluster.pool("imageless").await.status.unwrap_or_default().conditions;
+            conditions.iter().any(|it| {
+                it.type_ == "Degraded"
+                    && it.status == kernelbox_api::ConditionStatus::True
+                    && it.message.contains("none-such")
+            })
+        })
+        .await;
+    let tried = cluster.sandboxes().await.iter().filter(|it| it.spec.template_ref.name == "imageless").count();
+    assert!(tried <= 6, "{tried} sandboxes were tried");
+    cluster.remove_template("imageless").await;
+    cluster.until("no pod is left of it", async || cluster.pods().await.len() == 2).await;
+}
