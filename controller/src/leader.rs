@@ -30,6 +30,8 @@ const GATHER: Duration = Duration::from_millis(3);
 /// After a write that failed, and at least so often.
 const RETRY: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_secs(60);
+/// A pool's status follows what happens, but not each step of it.
+const TELL_POOL: Duration = Duration::from_secs(1);
 /// How often the signing keys are seen to.
 const KEYS: Duration = Duration::from_secs(60);
 /// Supervisors that are asked at once.
@@ -73,6 +75,7 @@ impl Leader {
     async fn lead(&self) {
         let mut changes = self.cluster.changes.subscribe();
         let mut asked = Asked::default();
+        let mut told = HashMap::new();
         let mut keys_due = Instant::now();
         loop {
             changes.borrow_and_update();
@@ -85,8 +88,15 @@ impl Leader {
                 let mut world = self.cluster.world();
                 asked.forget_all_but(&world.sandboxes);
                 world.answers.clone_from(&asked.answers);
-                let plan = plan::plan(&world, Timestamp::now());
+                let mut plan = plan::plan(&world, Timestamp::now());
                 wait = plan.look_again.unwrap_or(LOOK).min(LOOK);
+                plan.pools.retain(|(pool, _)| match pause(&mut told, pool.name_any()) {
+                    None => true,
+                    Some(pause) => {
+                        wait = wait.min(pause);
+                        false
+                    }
+                });
                 asked.ask(&plan, &world, &self.keys);
                 if !self.carry_out(plan).await {
                     wait = wait.min(RETRY);
@@ -110,6 +120,18 @@ impl Leader {
                 tracing::error!(error = &error as &dyn std::error::Error, "the signing keys cannot be kept");
                 RETRY
             }
+        }
+    }
+}
+
+/// How long to wait still before this pool's status is written again. None: it is written now.
+fn pause(told: &mut HashMap<String, Instant>, pool: String) -> Option<Duration> {
+    let now = Instant::now();
+    match told.get(&pool).map(|at| TELL_POOL.saturating_sub(now - *at)).filter(|rest| !rest.is_zero()) {
+        Some(rest) => Some(rest),
+        None => {
+            told.insert(pool, now);
+            None
         }
     }
 }

@@ -17,8 +17,9 @@ use crate::pod::observe::{Observed, observe};
 pub const KEPT: Duration = Duration::from_secs(600);
 /// Who waits longer than this is told in the status, too.
 const LONG: Duration = Duration::from_secs(5);
-/// One that is retired with something unsaved, or does not answer, is asked again after so long.
-const ASK_AGAIN: Duration = Duration::from_secs(5);
+/// One that is retired with something unsaved, or does not answer, is asked again after so long; the longer it is so, the later.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+const ASK_AT_LAST: Duration = Duration::from_mins(1);
 /// One that did not answer for so long is given up.
 const SILENT: Duration = Duration::from_secs(120);
 
@@ -175,7 +176,7 @@ fn while_ready(facts: &Facts<'_>) -> Step {
                 None => {
                     Step::End(EndReason::IdleUnsaved, "it was not used, and nobody came to save its files".to_owned())
                 }
-                Some(left) => ask_again(facts, asked, left.min(life)),
+                Some(left) => ask_again(facts, used + idle_timeout, asked, left.min(life)),
             };
         }
         Some(Answer::Silent { since, asked }) => {
@@ -184,7 +185,7 @@ fn while_ready(facts: &Facts<'_>) -> Step {
                     let words = format!("its supervisor did not answer for {}", spoken(SILENT));
                     Step::End(EndReason::Failed, words)
                 }
-                _ => ask_again(facts, asked, life),
+                _ => ask_again(facts, since, asked, life),
             };
         }
         Some(Answer::Used(_)) | None => {}
@@ -201,8 +202,10 @@ fn while_ready(facts: &Facts<'_>) -> Step {
     }
 }
 
-fn ask_again(facts: &Facts<'_>, asked: Timestamp, at_most: Duration) -> Step {
-    match rest(facts.now, asked, ASK_AGAIN) {
+/// `since`: when it began to be so.
+fn ask_again(facts: &Facts<'_>, since: Timestamp, asked: Timestamp, at_most: Duration) -> Step {
+    let so_far = facts.now.duration_since(since).unsigned_abs() / 8;
+    match rest(facts.now, asked, so_far.clamp(ASK_AGAIN, ASK_AT_LAST)) {
         Some(pause) => Step::Wait(Some(pause.min(at_most))),
         None => Step::AskWhetherIdle,
     }

@@ -83,8 +83,12 @@ impl Cluster {
     }
 
     pub async fn size_pool(&self, name: &str, min: u32, max: u32) {
+        self.change_pool(name, json!({"min": min, "max": max})).await;
+    }
+
+    pub async fn change_pool(&self, name: &str, spec: Value) {
         let api: Api<SandboxPool> = Api::namespaced(self.kube.clone(), SANDBOXES);
-        let patch = Patch::Merge(json!({"spec": {"min": min, "max": max}}));
+        let patch = Patch::Merge(json!({ "spec": spec }));
         api.patch(name, &PatchParams::default(), &patch).await.unwrap();
     }
 

@@ -163,8 +163,10 @@ fn a_retired_one_goes_when_it_is_saved_or_nobody_comes_to_save_it() {
         answered(Answer::Retired { asked: second(NOW - asked), used: second(NOW - used), unsaved })
     };
     assert_eq!(reason(retired(0, 900, false)), EndReason::IdleTimeout);
-    assert_eq!(retired(1, 900, true), Step::Wait(Some(Duration::from_secs(4))));
-    assert_eq!(retired(5, 900, true), Step::AskWhetherIdle);
+    assert_eq!(retired(0, 900, true), Step::Wait(Some(Duration::from_secs(1))));
+    assert_eq!(retired(1, 900, true), Step::AskWhetherIdle);
+    assert_eq!(retired(1, 900 + 80, true), Step::Wait(Some(Duration::from_secs(9))));
+    assert_eq!(retired(60, 900 + 3000, true), Step::AskWhetherIdle);
     assert_eq!(reason(retired(5, 900 + 3600, true)), EndReason::IdleUnsaved);
 }
 
@@ -173,7 +175,7 @@ fn one_that_does_not_answer_is_given_up_unless_many_do_not() {
     let pod = ready_pod(90);
     let silent = |since: i64, general: bool| {
         step(&claimed(NOW - 5000, ready_status()), Some(&pod), |it| {
-            it.answer = Some(Answer::Silent { since: second(NOW - since), asked: second(NOW - 5) });
+            it.answer = Some(Answer::Silent { since: second(NOW - since), asked: second(NOW - 60) });
             it.is_silence_general = general;
         })
     };

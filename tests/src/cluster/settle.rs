@@ -5,6 +5,8 @@ use kube::{
     api::{DeleteParams, ListParams},
 };
 
+use serde_json::json;
+
 use super::{Cluster, OWN, SANDBOXES, kubectl, phase};
 
 /// How many warm ones the default pool has between tests.
@@ -28,7 +30,7 @@ impl Cluster {
                 self.remove_template(&template.name_any()).await;
             }
         }
-        self.size_pool("default", WARM, WARM).await;
+        self.change_pool("default", json!({"min": WARM, "max": WARM, "limit": null})).await;
         for sandbox in self.sandboxes().await {
             if sandbox.spec.session.is_some() || phase(&sandbox) == Some(Phase::Ended) {
                 // Its pod goes with it.

@@ -3,6 +3,7 @@ use std::{collections::HashMap, time::Duration};
 
 use futures::{StreamExt as _, stream};
 use kernelbox_api::EndReason;
+use kernelbox_proto::v1::ListFilesRequest;
 use kernelbox_tests::{
     Cluster,
     cluster::{OWN, SANDBOXES, kubectl},
@@ -46,31 +47,25 @@ async fn without_a_gateway_a_clean_one_goes_and_one_with_a_new_file_is_kept() {
     cluster.template("short", json!({"lifecycle": {"idleTimeout": "4s", "unsavedGrace": "1h"}}), 2).await;
     let mut client = cluster.client().await;
     let (clean, dirty) = (of_template(&mut client, "short").await, of_template(&mut client, "short").await);
-    client.run(&clean, "print(1)").await.ok();
+    // Whoever only looks changes nothing.
+    client.files.list_files(ListFilesRequest { parent: clean.clone(), ..Default::default() }).await.unwrap();
     let clean_first = cluster.live(&clean).await.unwrap();
     // A file that nobody has saved yet when the gateway is killed.
     client.run(&dirty, "open('new.txt', 'w').write('new')").await.ok();
     kubectl(&["scale", "-n", OWN, "deploy/kernelbox-gateway", "--replicas=0"]);
-    kubectl(&[
-        "delete",
-        "pods",
-        "-n",
-        OWN,
-        "-l",
-        "app.kubernetes.io/name=kernelbox-gateway",
-        "--grace-period=0",
-        "--force",
-    ]);
+    let killed = ["delete", "pods", "-n", OWN, "-l", "app.kubernetes.io/name=kernelbox-gateway"];
+    kubectl(&[&killed[..], &["--grace-period=0", "--force"]].concat());
 
     assert_eq!(cluster.ended(&clean).await, EndReason::IdleTimeout);
     cluster.pod_gone(&clean_first).await;
     assert!(cluster.live(&dirty).await.is_some(), "its file would be lost");
 
-    // when: a gateway is back. Its database is gone with the old one's volume here, so nobody asks for the session.
+    // when: a gateway is back, and the session is called
     kubectl(&["scale", "-n", OWN, "deploy/kernelbox-gateway", "--replicas=1"]);
     kubectl(&["rollout", "status", "-n", OWN, "--timeout=60s", "deploy/kernelbox-gateway"]);
     cluster.forward_anew();
-    assert!(cluster.live(&dirty).await.is_some());
+    let mut client = cluster.client().await;
+    assert_eq!(client.run(&dirty, "print(open('new.txt').read())").await.ok(), "new\n");
 }
 
 #[tokio::test(flavor = "multi_thread")]
