@@ -214,7 +214,10 @@ impl SessionRouter {
     /// Finishes the ends of sessions that an earlier server began.
     pub(crate) async fn finish_deletes(&self) -> Result<(), Error> {
         for id in self.0.store.half_deleted().await? {
-            self.forget(&id).await?;
+            // What cannot be reached now is tried again at the next start, or when the session is deleted again.
+            if let Err(error) = self.forget(&id).await {
+                tracing::error!(session = %id, "the end of a session cannot be finished: {error}");
+            }
         }
         Ok(())
     }
