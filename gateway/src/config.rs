@@ -15,6 +15,9 @@ pub const DEFAULT_PORT: u16 = 7070;
 /// The port of health checks.
 pub const DEFAULT_ADMIN_PORT: u16 = 7071;
 
+/// A session is saved after so long without use.
+const QUIET: Duration = Duration::from_secs(10);
+
 /// Everything that `serve` needs.
 #[derive(Debug, Clone)]
 pub struct ServeConfig {
@@ -30,6 +33,11 @@ pub struct ServeConfig {
     pub run_dir: Option<PathBuf>,
     /// `--keys`: the file of hashed keys. None: `keys.yaml` in the data directory.
     pub keys: Option<PathBuf>,
+    /// `--objects`: where checkpoints are kept, for sandboxes that do not keep their sessions' files. None: `objects` in the data
+    /// directory.
+    pub objects: Option<String>,
+    /// Such a session is saved once it was not used for so long.
+    pub quiet: Duration,
     /// `--idle-timeout` of sessions that do not say their own.
     pub idle_timeout: Duration,
     /// `--drain-timeout`: how long running streams may go on after the first signal.
@@ -95,6 +103,8 @@ impl ServeConfig {
             data_dir: data_dir.into(),
             run_dir: None,
             keys: None,
+            objects: None,
+            quiet: QUIET,
             idle_timeout: Duration::from_secs(15 * 60),
             drain_timeout: Duration::from_secs(30),
             exit_when_idle: None,

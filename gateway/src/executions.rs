@@ -190,7 +190,10 @@ impl Follow {
             if !self.known {
                 self.known = true;
                 let first = matches!(self.start, Start::Execute(_));
-                if first && live.take_variables_gone() && out.send(Ok(self.stage(ready(true)))).await.is_err() {
+                if first
+                    && let Some(news) = live.take_news()
+                    && out.send(Ok(self.stage(ready(&news)))).await.is_err()
+                {
                     return Ok(End::ClientGone);
                 }
             }

@@ -14,6 +14,7 @@ mod limits;
 #[cfg(target_os = "linux")]
 pub mod local_model;
 pub mod model;
+mod objects;
 pub mod sandbox;
 mod server;
 mod services;

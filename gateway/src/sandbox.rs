@@ -44,6 +44,21 @@ pub trait SandboxProvider: Send + Sync + 'static {
     /// A ready sandbox that is nobody's yet. Each step is told to `stages`, which may be full or closed: it is never waited for.
     async fn acquire(&self, claim: Claim, stages: mpsc::Sender<SandboxStage>) -> Result<Arc<dyn Sandbox>, Error>;
 
+    /// Whether a session's files outlive its sandbox without the gateway's doing. If not, it saves and restores them.
+    fn keeps_workspaces(&self) -> bool {
+        true
+    }
+
+    /// Whether somebody else asks idle sandboxes to retire, and looks after them while no gateway does.
+    fn reclaims_idle(&self) -> bool {
+        false
+    }
+
+    /// The session's live sandbox of exactly this generation, if there still is one that an earlier gateway had.
+    async fn find(&self, _claim: &Claim) -> Result<Option<Arc<dyn Sandbox>>, Error> {
+        Ok(None)
+    }
+
     /// How code is confined, in words for whoever runs the server.
     fn isolation(&self) -> String;
 

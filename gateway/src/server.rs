@@ -18,6 +18,7 @@ use crate::{
     limits::Gate,
     local_model::{Finder, Places},
     model::{Models, ModelsError},
+    objects::{Objects, ObjectsError},
     sandbox::{
         SandboxProvider,
         cluster::{ClusterProvider, ControllerError},
@@ -45,6 +46,8 @@ pub enum ServeError {
     Path { path: PathBuf, source: std::io::Error },
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error("cannot use the place for checkpoints (--objects)")]
+    Objects(#[from] ObjectsError),
     #[error(transparent)]
     Keys(#[from] KeysError),
     #[error(transparent)]
@@ -120,7 +123,8 @@ async fn run(
     }
     let keys = Arc::new(Keys::load(keys)?);
     let store = Store::open(&config.data_dir.join("kernelbox.db")).await?;
-    let router = SessionRouter::new(store.clone(), provider, config.limits.sandboxes, config.idle_timeout);
+    let objects = (!provider.keeps_workspaces()).then(|| Objects::open(config.objects.as_deref(), &config.data_dir));
+    let router = SessionRouter::new(store.clone(), provider, objects.transpose()?, &config);
     router.finish_deletes().await.map_err(ServeError::Earlier)?;
     let gate = Gate::new();
     let reach = Reach::new(config.allow_private_fetch);

@@ -3,7 +3,11 @@
 //! A call meets a session in four steps: [`SessionRouter::find`] (does the tenant have it), [`SessionRouter::sandbox`] (its live one,
 //! or a new one, made once however many wait), the call itself, and [`SessionRouter::verdict`] on what went wrong.
 mod acquire;
+mod checkpoint;
+mod found;
 mod keeper;
+mod news;
+mod saver;
 mod slot;
 mod verdict;
 
@@ -24,14 +28,17 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Response, Status};
 
 pub(crate) use self::{
-    acquire::ready,
+    news::ready,
     slot::{Live, Slot},
     verdict::{Verdict, broken},
 };
 use crate::{
+    config::ServeConfig,
+    objects::Objects,
     sandbox::{SandboxClient, SandboxProvider, Scope},
     store::{Record, Store},
 };
+use checkpoint::Checkpoints;
 use slot::State;
 
 /// How many sandboxes a call may meet that retire before it.
@@ -43,6 +50,10 @@ pub(crate) struct SessionRouter(Arc<Inner>);
 struct Inner {
     store: Store,
     provider: Arc<dyn SandboxProvider>,
+    /// For sandboxes that do not keep their sessions' files.
+    checkpoints: Option<Checkpoints>,
+    /// A session is saved after so long without use.
+    quiet: Duration,
     slots: Mutex<HashMap<SessionId, Arc<Slot>>>,
     capacity: Arc<Semaphore>,
     max_sandboxes: u32,
@@ -52,19 +63,23 @@ struct Inner {
 }
 
 impl SessionRouter {
+    /// `objects` is where files are saved that the provider's sandboxes do not keep.
     pub(crate) fn new(
         store: Store,
         provider: Arc<dyn SandboxProvider>,
-        max_sandboxes: u32,
-        idle_timeout: Duration,
+        objects: Option<Objects>,
+        config: &ServeConfig,
     ) -> Self {
+        let max_sandboxes = config.limits.sandboxes;
         Self(Arc::new(Inner {
+            checkpoints: objects.map(|objects| Checkpoints { objects, store: store.clone() }),
             store,
             provider,
+            quiet: config.quiet,
             slots: Mutex::default(),
             capacity: Arc::new(Semaphore::new(max_sandboxes as usize)),
             max_sandboxes,
-            idle_timeout,
+            idle_timeout: config.idle_timeout,
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
         }))
@@ -202,8 +217,7 @@ impl SessionRouter {
         if let Some(gone) = gone {
             gone.cancelled().await;
         }
-        self.0.provider.forget(&slot.id).await?;
-        self.0.store.delete(&slot.id).await?;
+        self.forget(&slot.id).await?;
         self.lock().remove(&slot.id);
         Ok(())
     }
@@ -211,10 +225,20 @@ impl SessionRouter {
     /// Finishes the ends of sessions that an earlier server began.
     pub(crate) async fn finish_deletes(&self) -> Result<(), Error> {
         for id in self.0.store.half_deleted().await? {
-            self.0.provider.forget(&id).await?;
-            self.0.store.delete(&id).await?;
+            // What cannot be reached now is tried again at the next start, or when the session is deleted again.
+            if let Err(error) = self.forget(&id).await {
+                tracing::error!(session = %id, "the end of a session cannot be finished: {error}");
+            }
         }
         Ok(())
+    }
+
+    async fn forget(&self, id: &SessionId) -> Result<(), Error> {
+        self.0.provider.forget(id).await?;
+        if let Some(checkpoints) = &self.0.checkpoints {
+            checkpoints.forget(id).await?;
+        }
+        Ok(self.0.store.delete(id).await?)
     }
 
     /// Ends all sandboxes and waits until they are gone.

@@ -1,4 +1,5 @@
 //! What lasts: sessions and their turns, in SQLite. Secrets are kept in a column of their own and leave it only towards a sandbox.
+mod checkpoints;
 mod journal;
 mod page;
 mod sessions;
@@ -16,6 +17,7 @@ use sqlx::{
 };
 
 pub(crate) use self::{
+    checkpoints::{Checkpoint, Put},
     journal::{Entry, Journal, JournalError},
     page::PageToken,
     sessions::{Created, NewSession, RequestKey},
@@ -56,6 +58,8 @@ pub(crate) struct Record {
     pub generation: i64,
     /// 0 where it never had a sandbox that was ready.
     pub bound_generation: i64,
+    /// The generation whose sandbox has, or took with it, changes that are not saved; 0 for none.
+    pub unsaved_generation: i64,
     pub revision: i64,
     pub create_time: Micros,
     pub update_time: Micros,

@@ -83,6 +83,7 @@ impl Parts {
                     let message = format!("the session has a sandbox of generation {generation} already");
                     return Err(Error::new(ErrorCode::SandboxBound, message));
                 }
+                Known::Mine(sandbox) if request.existing_only && is_ended(&sandbox) => return Ok(None),
                 Known::Mine(sandbox) => {
                     if let Some(acquired) = self.if_ready(&sandbox)? {
                         self.metrics.acquired(source, begun.elapsed());
@@ -105,7 +106,6 @@ impl Parts {
     fn known(&self, request: &AcquireRequest) -> Known {
         let own = self.cluster.sandboxes.all().into_iter();
         let mut own: Vec<_> = own.filter(|it| it.spec.session.as_ref() == Some(&request.session)).collect();
-        let is_ended = |it: &Sandbox| it.status.as_ref().and_then(|status| status.phase) == Some(Phase::Ended);
         own.sort_by_key(|it| (it.spec.generation, !is_ended(it), it.spec.claim_time.as_ref().map(|it| it.0)));
         match own.pop() {
             Some(one) if one.spec.generation > Some(request.generation) => {
@@ -205,6 +205,10 @@ impl Parts {
         drop(reserved);
         Some(Reserved(one, self))
     }
+}
+
+fn is_ended(sandbox: &Sandbox) -> bool {
+    sandbox.status.as_ref().and_then(|status| status.phase) == Some(Phase::Ended)
 }
 
 /// A warm sandbox that no other call of this replica tries to get.

@@ -105,6 +105,18 @@ impl SandboxProvider for ClusterProvider {
         })
     }
 
+    fn keeps_workspaces(&self) -> bool {
+        false
+    }
+
+    fn reclaims_idle(&self) -> bool {
+        true
+    }
+
+    async fn find(&self, claim: &Claim) -> Result<Option<Arc<dyn Sandbox>>, Error> {
+        self.ask(claim, true, None).await
+    }
+
     fn isolation(&self) -> String {
         "code runs in pods of the cluster, confined as their templates say".to_owned()
     }

@@ -11,7 +11,12 @@ use kernelbox_proto::{
 };
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
-use super::{Live, SessionRouter, Slot, being_deleted, slot::State};
+use super::{
+    Live, SessionRouter, Slot, being_deleted,
+    checkpoint::Owner,
+    news::{self, Files, ready},
+    slot::State,
+};
 use crate::{
     sandbox::{Claim, Sandbox, Scope},
     store::Record,
@@ -52,8 +57,11 @@ impl SessionRouter {
         let before = slot.before.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(before) = before {
             tokio::time::timeout(BEFORE, before.cancelled()).await.map_err(|_| {
-                Error::new(ErrorCode::SandboxStartFailed, "the session's last sandbox does not end; try again")
-                    .retry_after(BEFORE)
+                Error::new(
+                    ErrorCode::SandboxStartFailed,
+                    "the session's last sandbox does not end, or cannot be saved; try again",
+                )
+                .retry_after(BEFORE)
             })?;
         }
         let place = Arc::clone(&self.0.capacity).try_acquire_owned().map_err(|_| {
@@ -65,13 +73,13 @@ impl SessionRouter {
             .retry_after(Duration::from_secs(5))
             .with("limit", "max-sandboxes")
         })?;
-        let record = self.next_generation(slot).await?;
-        let claim = Claim {
-            session: slot.id.clone(),
-            generation: record.generation,
-            tenant: record.tenant.clone(),
-            template: record.secret_settings().template.clone(),
-        };
+        let record = self.0.store.get(&slot.id).await?.ok_or_else(|| being_deleted(&slot.id))?;
+        if let Some(live) = self.take_up(&record).await? {
+            slot.tell_stage(ready(""));
+            return Ok((live, place));
+        }
+        let record = self.next_generation(slot, record).await?;
+        let claim = claim(&record);
         let (stages, mut told) = mpsc::channel(16);
         let forward = async {
             while let Some(stage) = told.recv().await {
@@ -80,24 +88,47 @@ impl SessionRouter {
         };
         let (sandbox, ()) = tokio::join!(self.0.provider.acquire(claim, stages), forward);
         let sandbox = sandbox?;
-        let bound = async {
-            bind(sandbox.as_ref(), &record).await?;
-            Ok::<_, Error>(self.0.store.bound(&slot.id, record.generation).await?)
+        let news = match self.prepare(slot, sandbox.as_ref(), &record).await {
+            Ok(news) => news,
+            Err(error) => {
+                sandbox.destroy().await;
+                return Err(error);
+            }
         };
-        if let Err(error) = bound.await {
-            sandbox.destroy().await;
-            return Err(error);
-        }
-        let had_earlier = record.bound_generation > 0;
         tracing::info!(session = %slot.id, generation = record.generation, sandbox = sandbox.uid(), "sandbox ready");
-        slot.tell_stage(ready(had_earlier));
-        Ok((Arc::new(Live::new(sandbox, had_earlier)), place))
+        slot.tell_stage(ready(news.as_deref().unwrap_or_default()));
+        Ok((Arc::new(Live::new(sandbox, record.generation, news)), place))
+    }
+
+    /// Makes a new sandbox the session's, with its files. What is there to be told of it, if there was an earlier one.
+    async fn prepare(&self, slot: &Slot, sandbox: &dyn Sandbox, record: &Record) -> Result<Option<String>, Error> {
+        bind(sandbox, record).await.map_err(|error| {
+            tracing::error!(session = %slot.id, sandbox = sandbox.uid(), "a new sandbox refuses its session: {error}");
+            unbound(&format!("the sandbox could not be given to the session: {error}"))
+        })?;
+        let news = self.restore(slot, sandbox, record).await?;
+        self.0.store.bound(&slot.id, record.generation).await?;
+        Ok(news)
+    }
+
+    /// Brings the files back that an earlier sandbox had.
+    async fn restore(&self, slot: &Slot, sandbox: &dyn Sandbox, record: &Record) -> Result<Option<String>, Error> {
+        let had_earlier = record.bound_generation > 0;
+        let Some(checkpoints) = &self.0.checkpoints else { return Ok(had_earlier.then(news::files_kept)) };
+        let mut files = Files { lost: record.unsaved_generation > 0, ..Files::default() };
+        if let Some(checkpoint) = self.0.store.checkpoint(&slot.id).await? {
+            slot.tell_stage(SandboxStage { stage: Stage::Restoring.into(), position: 0, message: String::new() });
+            let owner = Owner { session: &slot.id, generation: record.generation };
+            let missing = checkpoints.restore(sandbox, owner, &checkpoint).await?;
+            files.saved = Some(checkpoint.create_time);
+            files.missing = checkpoint.skipped.into_iter().chain(missing).collect();
+        }
+        Ok(had_earlier.then(|| files.news()))
     }
 
     /// Raises the generation, so that whatever is left of an earlier sandbox is out of date.
-    async fn next_generation(&self, slot: &Slot) -> Result<Record, Error> {
+    async fn next_generation(&self, slot: &Slot, mut record: Record) -> Result<Record, Error> {
         loop {
-            let mut record = self.0.store.get(&slot.id).await?.ok_or_else(|| being_deleted(&slot.id))?;
             if record.deleting {
                 return Err(being_deleted(&slot.id));
             }
@@ -106,17 +137,29 @@ impl SessionRouter {
                 slot.renew(record.clone());
                 return Ok(record);
             }
+            record = self.0.store.get(&slot.id).await?.ok_or_else(|| being_deleted(&slot.id))?;
         }
     }
 }
 
-async fn bind(sandbox: &dyn Sandbox, record: &Record) -> Result<(), Error> {
+/// Who needs a sandbox.
+pub(super) fn claim(record: &Record) -> Claim {
+    Claim {
+        session: record.id.clone(),
+        generation: record.generation,
+        tenant: record.tenant.clone(),
+        template: record.secret_settings().template.clone(),
+    }
+}
+
+/// Makes the sandbox the session's. Again is no error.
+pub(super) async fn bind(sandbox: &dyn Sandbox, record: &Record) -> Result<(), Error> {
     let settings = record.secret_settings();
     let request = BindRequest {
         session: record.id.name(),
         generation: record.generation,
         env: settings.env.clone(),
-        // They are in the session's own folder still.
+        // They are with the session's files.
         packages: Vec::new(),
         auto_install: settings.auto_install,
     };
@@ -124,25 +167,14 @@ async fn bind(sandbox: &dyn Sandbox, record: &Record) -> Result<(), Error> {
     match tokio::time::timeout(BIND, client.bind(request)).await {
         Ok(Ok(_)) => Ok(()),
         Ok(Err(status)) => {
-            let error = Error::from_status(&status);
-            tracing::error!(session = %record.id, error = &status as &dyn std::error::Error, "a new sandbox refuses its session");
-            Err(Error::new(
-                ErrorCode::SandboxStartFailed,
-                format!("the sandbox could not be given to the session: {error}"),
-            )
-            .retry_after(Duration::from_secs(1)))
+            tracing::debug!(session = %record.id, error = &status as &dyn std::error::Error, "a sandbox refuses its session");
+            Err(Error::from_status(&status))
         }
-        Err(_) => Err(Error::new(ErrorCode::SandboxStartFailed, "the sandbox does not answer")
-            .retry_after(Duration::from_secs(1))),
+        Err(_) => Err(Error::new(ErrorCode::DeadlineExceeded, "the sandbox does not answer")),
     }
 }
 
-/// The last stage.
-pub(crate) fn ready(variables_gone: bool) -> SandboxStage {
-    let message = if variables_gone {
-        "a new sandbox is ready; the files are there, the variables of the earlier sandbox are gone"
-    } else {
-        ""
-    };
-    SandboxStage { stage: Stage::Ready.into(), position: 0, message: message.to_owned() }
+/// The session has no sandbox yet; the next try may bring one.
+pub(super) fn unbound(why: &str) -> Error {
+    Error::new(ErrorCode::SandboxStartFailed, why).retry_after(Duration::from_secs(1))
 }

@@ -1,4 +1,4 @@
-//! Looks after one sandbox of a session: reclaims it when it is idle, and clears up after it however it ended.
+//! Looks after one sandbox of a session: reclaims it when it is idle, has it saved, and clears up after it however it ended.
 use std::{
     sync::{Arc, PoisonError},
     time::Duration,
@@ -7,26 +7,66 @@ use std::{
 use kernelbox_proto::sandbox::v1::{RetireRequest, RetireResponse};
 use tokio::{sync::OwnedSemaphorePermit, time::timeout};
 
-use super::{Live, SessionRouter, Slot};
+use super::{Live, SessionRouter, Slot, saver::Saver};
 use crate::sandbox::{Ended, Scope};
 
 /// How long a sandbox may take to say whether it is idle.
 const RETIRE: Duration = Duration::from_secs(2);
 /// How long answers may be on their way from a sandbox that is retired.
 const LAST_ANSWERS: Duration = Duration::from_secs(5);
+/// How long a sandbox that somebody ends may take to that, once it is saved.
+const ENDS: Duration = Duration::from_secs(2);
+/// How long a server that stops goes on with what could not be saved.
+const STOPPING: Duration = Duration::from_secs(15);
 /// Between two questions, at least.
 const PAUSE: Duration = Duration::from_millis(50);
+
+/// How a sandbox is done with its session.
+pub(super) enum Left {
+    /// It ended by itself.
+    Gone(Ended),
+    /// It takes no calls any more.
+    Retired,
+    /// The same, as somebody ends it.
+    Terminated,
+    /// We end it.
+    Ended(Ended),
+    /// The server stops.
+    Stopped,
+}
 
 impl SessionRouter {
     /// Runs as long as the sandbox. `place` is its place among the live ones.
     pub(super) async fn keep(self, slot: Arc<Slot>, live: Arc<Live>, place: OwnedSemaphorePermit) {
-        let ended = self.until_ended(&slot, &live).await;
-        slot.leave(&live);
-        // Also after an end of its own: it may have left something.
-        live.sandbox.destroy().await;
+        let saver = self.0.checkpoints.clone();
+        let saver = saver.map(|to| Saver::new(to, Arc::clone(&slot), Arc::clone(&live), self.0.quiet));
+        let done = async {
+            let left = match &saver {
+                None => self.until_left(&slot, &live).await,
+                Some(saver) => tokio::select! {
+                    left = self.until_left(&slot, &live) => left,
+                    left = saver.run() => left,
+                },
+            };
+            slot.leave(&live);
+            // Whoever asked it to retire or end sees to it; and one that is left alone is found by the next gateway.
+            let stays = self.0.provider.reclaims_idle() && !matches!(left, Left::Gone(_) | Left::Ended(_));
+            (self.let_go(&slot, &live, saver.as_ref(), left).await, stays)
+        };
+        let (ended, stays) = match &saver {
+            None => done.await,
+            Some(saver) => tokio::select! {
+                done = done => done,
+                never = saver.follow() => match never {},
+            },
+        };
+        if !stays {
+            // Also after an end of its own: it may have left something.
+            live.sandbox.destroy().await;
+        }
         drop(place);
         live.gone.cancel();
-        tracing::info!(session = %slot.id, sandbox = live.sandbox.uid(), reason = ended.reason, "sandbox ended");
+        tracing::info!(session = %slot.id, sandbox = live.sandbox.uid(), reason = ended.reason, stays, "sandbox left");
         slot.tell_ended(ended);
         if let Err(error) = self.0.store.active(&slot.id, slot.last_activity()).await {
             tracing::warn!(error = &error as &dyn std::error::Error, session = %slot.id, "cannot note the last activity");
@@ -35,39 +75,65 @@ impl SessionRouter {
         self.tidy(slot);
     }
 
-    async fn until_ended(&self, slot: &Arc<Slot>, live: &Arc<Live>) -> Ended {
+    /// Has the last answers arrive and the last changes saved, and says why the sandbox goes.
+    async fn let_go(&self, slot: &Slot, live: &Live, saver: Option<&Saver>, left: Left) -> Ended {
+        if matches!(left, Left::Retired) {
+            // What came just before gets its answer, and what came just after hears that it has not run.
+            live.calls.close();
+            let _ = timeout(LAST_ANSWERS, live.calls.wait()).await;
+        }
+        if let Some(saver) = saver
+            && !matches!(left, Left::Gone(_))
+        {
+            let stopped = async {
+                self.stopping().cancelled().await;
+                tokio::time::sleep(STOPPING).await;
+            };
+            tokio::select! {
+                () = saver.last() => {}
+                () = slot.deleted.cancelled() => {}
+                () = stopped => tracing::error!(session = %slot.id, "the server stops with files that could not be saved"),
+            }
+        }
+        match left {
+            Left::Gone(ended) | Left::Ended(ended) => ended,
+            Left::Retired => idle(),
+            // Whoever ends it knows why.
+            Left::Terminated => timeout(ENDS, live.sandbox.ended()).await.unwrap_or_else(|_| Ended {
+                reason: "Terminated".to_owned(),
+                message: "it was told to end".to_owned(),
+            }),
+            Left::Stopped => Ended { reason: "ServerStopped".into(), message: "the server was stopped".into() },
+        }
+    }
+
+    async fn until_left(&self, slot: &Arc<Slot>, live: &Arc<Live>) -> Left {
+        // Where somebody else asks, its answer is told to the saver.
+        let asks = !self.0.provider.reclaims_idle();
         // What the sandbox said of itself last, when it had been asked.
         let mut busy = Duration::ZERO;
         loop {
             let idle_timeout = slot.record().idle_timeout().unwrap_or(self.0.idle_timeout);
             let wait = idle_timeout.saturating_sub(slot.idle()).max(busy).max(PAUSE);
             tokio::select! {
-                ended = live.sandbox.ended() => return ended,
+                ended = live.sandbox.ended() => return Left::Gone(ended),
                 () = live.end.cancelled() => {
                     let why = live.why.lock().unwrap_or_else(PoisonError::into_inner).clone();
-                    return why.unwrap_or_else(idle);
+                    return Left::Ended(why.unwrap_or_else(idle));
                 }
-                () = self.stopping().cancelled() => {
-                    return Ended { reason: "ServerStopped".into(), message: "the server was stopped".into() };
-                }
+                () = self.stopping().cancelled() => return Left::Stopped,
                 () = slot.changed.notified() => {
                     busy = Duration::ZERO;
                     continue;
                 }
-                () = tokio::time::sleep(wait) => {}
+                () = tokio::time::sleep(wait), if asks => {}
             }
             // A turn began meanwhile, of which the sandbox may know nothing.
             if slot.idle() < idle_timeout {
                 continue;
             }
             match self.retire(slot, live, idle_timeout).await {
-                Some(RetireResponse { retired: true, .. }) => {
-                    slot.leave(live);
-                    // What came just before gets its answer, and what came just after hears that it has not run.
-                    live.calls.close();
-                    let _ = timeout(LAST_ANSWERS, live.calls.wait()).await;
-                    return idle();
-                }
+                Some(RetireResponse { retired: true, .. }) => return Left::Retired,
                 Some(RetireResponse { idle, .. }) => {
                     let idle = idle.and_then(|it| Duration::try_from(it).ok()).unwrap_or_default();
                     busy = idle_timeout.saturating_sub(idle);

@@ -2,7 +2,7 @@
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicI64, Ordering},
+        atomic::{AtomicI64, Ordering},
     },
     time::Duration,
 };
@@ -39,8 +39,9 @@ pub(super) enum State {
 /// A session's sandbox.
 pub(crate) struct Live {
     pub sandbox: Arc<dyn Sandbox>,
-    /// The first execution is told that the variables of an earlier sandbox are gone.
-    variables_gone: AtomicBool,
+    pub(super) generation: i64,
+    /// The first execution is told what became of an earlier sandbox's files and variables.
+    news: Mutex<Option<String>>,
     /// Calls that it has not answered yet.
     pub(super) calls: TaskTracker,
     /// Ends it, and says why.
@@ -51,10 +52,11 @@ pub(crate) struct Live {
 }
 
 impl Live {
-    pub(super) fn new(sandbox: Arc<dyn Sandbox>, had_earlier: bool) -> Self {
+    pub(super) fn new(sandbox: Arc<dyn Sandbox>, generation: i64, news: Option<String>) -> Self {
         Self {
             sandbox,
-            variables_gone: AtomicBool::new(had_earlier),
+            generation,
+            news: Mutex::new(news),
             calls: TaskTracker::new(),
             end: CancellationToken::new(),
             why: Mutex::new(None),
@@ -69,9 +71,9 @@ impl Live {
         (!self.calls.is_closed()).then_some(call)
     }
 
-    /// True for one caller, if an earlier sandbox had variables.
-    pub(crate) fn take_variables_gone(&self) -> bool {
-        self.variables_gone.swap(false, Ordering::Relaxed)
+    /// For one caller, if there was an earlier sandbox.
+    pub(crate) fn take_news(&self) -> Option<String> {
+        self.news.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Has it ended by its keeper. The first reason counts.
@@ -95,6 +97,8 @@ pub(crate) struct Slot {
     turns: TaskTracker,
     /// The settings changed.
     pub(super) changed: Notify,
+    /// The session ends, and its files with it.
+    pub(super) deleted: CancellationToken,
 }
 
 impl Slot {
@@ -108,6 +112,7 @@ impl Slot {
             before: Mutex::new(None),
             events: broadcast::Sender::new(EVENTS),
             changed: Notify::new(),
+            deleted: CancellationToken::new(),
         }
     }
 
@@ -183,6 +188,7 @@ impl Slot {
 
     /// Lets no sandbox be made any more and ends the one that is. What is returned is cancelled when it is gone.
     pub(super) async fn delete(&self) -> Option<CancellationToken> {
+        self.deleted.cancel();
         loop {
             let acquiring = {
                 let mut state = self.state();

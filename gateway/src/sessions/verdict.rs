@@ -43,8 +43,12 @@ impl SessionRouter {
             }
             Ok(ended) => {
                 slot.leave(live);
+                let files = match self.0.checkpoints {
+                    None => "files are kept",
+                    Some(_) => "files are as they were last saved",
+                };
                 let message = format!(
-                    "the sandbox ended while the call ran ({}: {}); files are kept, variables are gone, and whether the code had \
+                    "the sandbox ended while the call ran ({}: {}); {files}, variables are gone, and whether the code had \
                      effects is not known",
                     ended.reason, ended.message
                 );

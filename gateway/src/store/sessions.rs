@@ -39,8 +39,8 @@ pub(crate) enum Created {
     OverLimit,
 }
 
-const COLUMNS: &str = "SELECT id, tenant, settings, secrets, generation, bound_generation, revision, create_time, \
-                       update_time, last_activity_time, deleting FROM sessions s WHERE ";
+const COLUMNS: &str = "SELECT id, tenant, settings, secrets, generation, bound_generation, \
+                       unsaved_generation, revision, create_time, update_time, last_activity_time, deleting FROM sessions s WHERE ";
 
 impl Store {
     pub(crate) async fn create(&self, new: NewSession) -> Result<Created, StoreError> {
@@ -171,14 +171,16 @@ impl Store {
         Ok((raised.rows_affected() == 1).then_some(current + 1))
     }
 
-    /// A generation's sandbox is the session's.
+    /// A generation's sandbox is the session's. What an earlier one lost was told then.
     pub(crate) async fn bound(&self, id: &SessionId, generation: i64) -> Result<(), StoreError> {
-        sqlx::query("UPDATE sessions SET bound_generation = ? WHERE id = ? AND bound_generation < ?")
-            .bind(generation)
-            .bind(id.as_str())
-            .bind(generation)
-            .execute(&self.pool)
-            .await?;
+        sqlx::query(
+            "UPDATE sessions SET bound_generation = ?, unsaved_generation = 0 WHERE id = ? AND bound_generation < ?",
+        )
+        .bind(generation)
+        .bind(id.as_str())
+        .bind(generation)
+        .execute(&self.pool)
+        .await?;
         Ok(())
     }
 
@@ -252,6 +254,7 @@ fn record(row: SqliteRow) -> Result<Record, StoreError> {
         settings,
         generation: row.get("generation"),
         bound_generation: row.get("bound_generation"),
+        unsaved_generation: row.get("unsaved_generation"),
         revision: row.get("revision"),
         create_time: Micros(row.get("create_time")),
         update_time: Micros(row.get("update_time")),

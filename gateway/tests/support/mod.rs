@@ -58,14 +58,17 @@ impl Gateway {
     }
 
     pub async fn start_with(change: impl FnOnce(&mut ServeConfig)) -> Self {
+        Self::start_in(tempfile::tempdir().unwrap(), World::new(), change).await
+    }
+
+    /// A gateway where an earlier one may have been, in a world that may have sandboxes.
+    pub async fn start_in(dir: tempfile::TempDir, world: Arc<World>, change: impl FnOnce(&mut ServeConfig)) -> Self {
         kernelbox_gateway::install_crypto();
-        let dir = tempfile::tempdir().unwrap();
         let keys = dir.path().join("keys.yaml");
         write_keys(&keys);
         let mut config = ServeConfig::new(dir.path().join("data"), "python3").on_free_ports();
         config.keys = Some(keys);
         change(&mut config);
-        let world = World::new();
         let (tell, bound) = oneshot::channel();
         let shutdown = Shutdown::default();
         let tls = config.tls.is_some();
@@ -120,6 +123,25 @@ impl Gateway {
         self.shutdown.drain.cancel();
         self.served.await.unwrap().unwrap();
         assert_eq!(self.world.living(), 0, "sandboxes outlived the server");
+    }
+
+    /// Stops it and leaves its sandboxes to the next.
+    pub async fn leave(self) -> (tempfile::TempDir, Arc<World>) {
+        self.shutdown.drain.cancel();
+        self.served.await.unwrap().unwrap();
+        (self.dir, self.world)
+    }
+
+    pub async fn upload(&self, session: &str, path: &str, content: &str) {
+        let url = self.url(&format!("/v1/sessions/{session}/files/{path}"));
+        let answer = self.http().put(url).body(content.to_owned()).send().await.unwrap();
+        assert!(answer.status().is_success(), "{answer:?}");
+    }
+
+    /// The file's content, if there is one.
+    pub async fn download(&self, session: &str, path: &str) -> Option<String> {
+        let answer = self.http().get(self.url(&format!("/v1/sessions/{session}/files/{path}"))).send().await.unwrap();
+        if answer.status().is_success() { Some(answer.text().await.unwrap()) } else { None }
     }
 
     pub fn url(&self, path: &str) -> String {

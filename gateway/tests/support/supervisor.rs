@@ -9,9 +9,10 @@ use futures::{Stream, StreamExt as _};
 use kernelbox_proto::{
     Error,
     sandbox::v1::{
-        BindRequest, BindResponse, CheckpointRequest, CheckpointResponse, ConfirmCheckpointRequest,
-        ConfirmCheckpointResponse, GetStatusRequest, GetStatusResponse, RestoreRequest, RestoreResponse, RetireRequest,
-        RetireResponse, SandboxNotice, WatchSandboxRequest, sandbox_service_server::SandboxService,
+        BindRequest, BindResponse, CheckpointDone, CheckpointRequest, CheckpointResponse, ConfirmCheckpointRequest,
+        ConfirmCheckpointResponse, GetStatusRequest, GetStatusResponse, Lifecycle, RestoreRequest, RestoreResponse,
+        RetireRequest, RetireResponse, SandboxNotice, WatchSandboxRequest, checkpoint_response, restore_request,
+        sandbox_service_server::SandboxService,
     },
     v1::{self, ErrorCode, ExecutionEvent, SessionEvent, StreamText, execution_event::Kind},
 };
@@ -32,6 +33,12 @@ pub struct Life {
     running: usize,
     last: Instant,
     calls: usize,
+    terminating: bool,
+    /// Of the checkpoint that was made last, and of the one that was confirmed.
+    number: i64,
+    saved: i64,
+    /// What the checkpoint after which nothing changed would be.
+    changed: i64,
 }
 
 impl Life {
@@ -40,6 +47,30 @@ impl Life {
         let now = !self.retired && self.running == 0 && self.calls > 0;
         self.retired |= now;
         now
+    }
+
+    /// Tells the sandbox to end, as the system would.
+    pub fn terminate(&mut self) {
+        (self.retired, self.terminating) = (true, true);
+    }
+
+    /// Retires it at once, as the controller would.
+    pub fn retire(&mut self) {
+        self.retired = true;
+    }
+
+    /// Changes its files behind everybody's back.
+    pub fn change(&mut self) {
+        self.changed = self.number + 1;
+    }
+
+    pub fn unsaved(&self) -> bool {
+        self.changed > self.saved
+    }
+
+    fn notice(&self) -> SandboxNotice {
+        let lifecycle = if self.retired { Lifecycle::Retired } else { Lifecycle::Bound };
+        SandboxNotice { lifecycle: lifecycle.into(), terminating: self.terminating, unsaved: self.unsaved() }
     }
 }
 
@@ -85,7 +116,17 @@ impl Drop for Unfinished {
 
 impl Supervisor {
     pub fn new(world: Arc<World>) -> Self {
-        let life = Life { retired: false, session: String::new(), running: 0, last: Instant::now(), calls: 0 };
+        let life = Life {
+            retired: false,
+            session: String::new(),
+            running: 0,
+            last: Instant::now(),
+            calls: 0,
+            terminating: false,
+            number: 0,
+            saved: 0,
+            changed: 0,
+        };
         Self { world, life: Arc::new(Mutex::new(life)) }
     }
 
@@ -156,7 +197,13 @@ impl SandboxService for Supervisor {
     async fn bind(&self, request: Request<BindRequest>) -> Answer<BindResponse> {
         scope(&request, "Lifecycle");
         let request = request.into_inner();
-        self.life.lock().unwrap().session.clone_from(&request.session);
+        {
+            let mut life = self.life.lock().unwrap();
+            if life.retired {
+                return Err(retired());
+            }
+            life.session.clone_from(&request.session);
+        }
         self.world.binds.lock().unwrap().push(request);
         Ok(Response::new(BindResponse {}))
     }
@@ -167,23 +214,84 @@ impl SandboxService for Supervisor {
         let mut life = self.life.lock().unwrap();
         let idle = if life.running > 0 { Duration::ZERO } else { life.last.elapsed() };
         life.retired |= idle >= idle_for;
-        Ok(Response::new(RetireResponse { retired: life.retired, idle: idle.try_into().ok(), unsaved: false }))
+        Ok(Response::new(RetireResponse { retired: life.retired, idle: idle.try_into().ok(), unsaved: life.unsaved() }))
     }
 
-    async fn checkpoint(&self, _: Request<CheckpointRequest>) -> Answer<Self::CheckpointStream> {
-        Err(Status::unimplemented("not played"))
+    async fn checkpoint(&self, request: Request<CheckpointRequest>) -> Answer<Self::CheckpointStream> {
+        use checkpoint_response::Part;
+        scope(&request, "Lifecycle");
+        let (session, number) = {
+            let mut life = self.life.lock().unwrap();
+            life.number += 1;
+            (life.session.clone(), life.number)
+        };
+        let files = self.world.files.lock().unwrap().get(&session).cloned().unwrap_or_default();
+        let stream = serde_json::to_vec(&files).unwrap();
+        let mark = hex::encode(Sha256::digest(&stream));
+        let unchanged = mark == request.get_ref().unless_mark;
+        let done = CheckpointDone {
+            mark,
+            unchanged,
+            number,
+            files: files.len() as i64,
+            bytes: stream.len() as i64,
+            skipped: self.world.skipped.lock().unwrap().clone(),
+        };
+        self.world.checkpoints.fetch_add(1, Ordering::SeqCst);
+        let chunks = stream.chunks(10_000).map(|chunk| Part::Chunk(chunk.to_vec().into())).filter(|_| !unchanged);
+        let parts: Vec<_> = chunks.chain([Part::Done(done)]).collect();
+        let parts = parts.into_iter().map(|part| Ok(CheckpointResponse { part: Some(part) }));
+        Ok(Response::new(futures::stream::iter(parts).boxed()))
     }
 
-    async fn confirm_checkpoint(&self, _: Request<ConfirmCheckpointRequest>) -> Answer<ConfirmCheckpointResponse> {
-        Err(Status::unimplemented("not played"))
+    async fn confirm_checkpoint(
+        &self,
+        request: Request<ConfirmCheckpointRequest>,
+    ) -> Answer<ConfirmCheckpointResponse> {
+        scope(&request, "Lifecycle");
+        self.life.lock().unwrap().saved = request.get_ref().number;
+        Ok(Response::new(ConfirmCheckpointResponse {}))
     }
 
-    async fn restore(&self, _: Request<Streaming<RestoreRequest>>) -> Answer<RestoreResponse> {
-        Err(Status::unimplemented("not played"))
+    async fn restore(&self, request: Request<Streaming<RestoreRequest>>) -> Answer<RestoreResponse> {
+        use restore_request::Part;
+        scope(&request, "Lifecycle");
+        let mut parts = request.into_inner();
+        let mut stream = Vec::new();
+        let mut session = String::new();
+        while let Some(message) = parts.message().await? {
+            match message.part.unwrap() {
+                Part::Header(header) => session = header.session,
+                Part::Chunk(chunk) => stream.extend(chunk),
+            }
+        }
+        let life = self.life.lock().unwrap();
+        assert_eq!(
+            (life.session.as_str(), life.calls),
+            (session.as_str(), 0),
+            "a restore comes after Bind, before calls"
+        );
+        let files = serde_json::from_slice(&stream).map_err(|_| Status::invalid_argument("damaged"))?;
+        self.world.files.lock().unwrap().insert(session, files);
+        Ok(Response::new(RestoreResponse::default()))
     }
 
-    async fn watch_sandbox(&self, _: Request<WatchSandboxRequest>) -> Answer<Self::WatchSandboxStream> {
-        Err(Status::unimplemented("not played"))
+    async fn watch_sandbox(&self, request: Request<WatchSandboxRequest>) -> Answer<Self::WatchSandboxStream> {
+        scope(&request, "Lifecycle");
+        let life = Arc::clone(&self.life);
+        let notices = futures::stream::unfold(None, move |told| {
+            let life = Arc::clone(&life);
+            async move {
+                loop {
+                    let notice = life.lock().unwrap().notice();
+                    if told != Some(notice) {
+                        return Some((Ok(notice), Some(notice)));
+                    }
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            }
+        });
+        Ok(Response::new(notices.boxed()))
     }
 
     async fn get_status(&self, _: Request<GetStatusRequest>) -> Answer<GetStatusResponse> {
@@ -244,6 +352,7 @@ impl SandboxService for Supervisor {
         }
         files_of.insert(header.path.clone(), bytes);
         drop(files);
+        self.life.lock().unwrap().change();
         self.file(&session, &header.path, true).map(Response::new)
     }
 

@@ -3,7 +3,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
@@ -47,6 +47,12 @@ pub struct World {
     /// The most that lived at once, by session.
     pub most: Mutex<HashMap<String, usize>>,
     pub forgotten: Mutex<Vec<SessionId>>,
+    /// Files go with their sandbox, which somebody else reclaims and which outlives the gateway.
+    pub volatile: AtomicBool,
+    /// Checkpoints that were asked for.
+    pub checkpoints: AtomicUsize,
+    /// What checkpoints say they do not hold.
+    pub skipped: Mutex<Vec<String>>,
     /// How many of the next acquisitions fail.
     pub fail: AtomicUsize,
 }
@@ -91,6 +97,20 @@ impl SandboxProvider for FakeProvider {
         let sandbox = Arc::new(FakeSandbox::start(Arc::clone(world), claim));
         *world.now.lock().unwrap() = Some(Arc::clone(&sandbox));
         Ok(sandbox)
+    }
+
+    fn keeps_workspaces(&self) -> bool {
+        !self.0.volatile.load(Ordering::SeqCst)
+    }
+
+    fn reclaims_idle(&self) -> bool {
+        self.0.volatile.load(Ordering::SeqCst)
+    }
+
+    async fn find(&self, claim: &Claim) -> Result<Option<Arc<dyn Sandbox>>, Error> {
+        let now = self.0.now.lock().unwrap().clone();
+        let found = now.filter(|it| it.lives() && it.claim.session == claim.session);
+        Ok(found.filter(|it| it.claim.generation == claim.generation).map(|it| it as _))
     }
 
     fn isolation(&self) -> String {
@@ -152,10 +172,17 @@ impl FakeSandbox {
         }
     }
 
+    pub fn lives(&self) -> bool {
+        self.server.lock().unwrap().is_some()
+    }
+
     /// Ends it as a crash would.
     pub fn crash(&self) {
         if let Some(server) = self.server.lock().unwrap().take() {
             server.abort();
+            if self.world.volatile.load(Ordering::SeqCst) {
+                self.world.files.lock().unwrap().remove(&self.claim.session.name());
+            }
             self.world.living.fetch_sub(1, Ordering::SeqCst);
             *self.world.most.lock().unwrap().get_mut(self.claim.session.as_str()).unwrap() -= 1;
             self.ended.send_replace(Some(Ended { reason: "OOMKilled".into(), message: "it was too much".into() }));

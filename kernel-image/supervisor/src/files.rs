@@ -124,6 +124,8 @@ impl Files {
         let _guard = self.admit(request.metadata(), &request.get_ref().session)?;
         let path = WorkspacePath::parse_entry("path", &request.get_ref().path)?;
         let recursive = request.get_ref().recursive;
+        // Also one that fails may have deleted something.
+        let _writing = recursive.then(|| self.0.access.lifecycle().writing());
         let file = self
             .run(move |workspace| {
                 let file = workspace.stat(&path)?;

@@ -84,6 +84,9 @@ pub(crate) struct ServeArgs {
     /// The file of hashed API keys [default: keys.yaml in the data directory]
     #[arg(long, env = "KERNELBOX_KEYS", value_name = "FILE")]
     pub keys: Option<PathBuf>,
+    /// Where sessions' files are saved whose sandboxes do not keep them: a folder, s3://, gs:// or az:// [default: objects in the data directory]
+    #[arg(long, env = "KERNELBOX_OBJECTS", value_name = "URL")]
+    pub objects: Option<String>,
     /// Sockets [default: below $XDG_RUNTIME_DIR, else /tmp]
     #[arg(long, env = "KERNELBOX_RUN_DIR", value_name = "DIR")]
     pub run_dir: Option<PathBuf>,
@@ -182,6 +185,7 @@ impl ServeArgs {
         config.tls =
             self.tls_cert.zip(self.tls_key).map(|(cert, key)| TlsConfig { cert, key, client_ca: self.tls_client_ca });
         config.keys = self.keys;
+        config.objects = self.objects;
         config.run_dir = self.run_dir;
         config.process.supervisor = self.supervisor;
         config.process.uv = self.uv;

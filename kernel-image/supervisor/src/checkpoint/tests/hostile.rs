@@ -155,6 +155,9 @@ fn what_is_no_stream_is_damaged() {
     for garbage in [&b""[..], b"not zstd at all", &[0; 2000], &zstd::encode_all(&b"not tar"[..], 1).unwrap()] {
         assert_eq!(code(Place::new().restore(garbage)), ErrorCode::InvalidArgument, "{garbage:?}");
     }
+    // The last bytes are the checksum.
+    let (stream, _) = Place::new().save();
+    assert_eq!(code(Place::new().restore(&stream[..stream.len() - 1])), ErrorCode::InvalidArgument);
     let no_end = Evil::new().file("workspace/a", b"a").0.into_inner().unwrap();
     let stream = zstd::encode_all(&*no_end, 1).unwrap();
     assert_eq!(code(Place::new().restore(&stream)), ErrorCode::InvalidArgument);
