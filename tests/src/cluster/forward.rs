@@ -21,7 +21,10 @@ impl Forward {
             .spawn()
             .expect("kubectl");
         let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let mut said = BufReader::new(child.stdout.take().unwrap());
+        said.read_line(&mut line).unwrap();
+        // It says more at each connection, and ends when nobody listens.
+        std::thread::spawn(move || std::io::copy(&mut said, &mut std::io::sink()));
         // Forwarding from 127.0.0.1:43210 -> 7070
         let port = line.split_whitespace().nth(2).and_then(|it| it.rsplit(':').next()?.parse().ok());
         Self { child, port: port.unwrap_or_else(|| panic!("kubectl port-forward said {line:?}")) }
