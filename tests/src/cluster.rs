@@ -1,4 +1,5 @@
 //! Kernelbox in a real cluster, as `tests/cluster/deploy` puts it there: what the cluster says, what is done to it, and clients from outside.
+mod asker;
 mod forward;
 mod settle;
 
@@ -12,7 +13,10 @@ use kube::{
 };
 use serde_json::{Value, json};
 
-use self::forward::Forward;
+pub use self::{
+    asker::{Asker, first_answer},
+    forward::Forward,
+};
 use crate::Client;
 
 /// Where the control plane is, and where sandboxes are.
@@ -34,7 +38,7 @@ impl Cluster {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let kube = kube::Client::try_default().await.expect("KUBECONFIG must name a cluster: make test-cluster");
         settle::ready();
-        let cluster = Self { kube, gateway: Forward::start("svc/kernelbox-gateway", 7070) };
+        let cluster = Self { kube, gateway: Forward::start(OWN, "svc/kernelbox-gateway", 7070) };
         cluster.settle().await;
         cluster
     }
@@ -46,7 +50,7 @@ impl Cluster {
 
     /// After the gateway's pod is another.
     pub fn forward_anew(&mut self) {
-        self.gateway = Forward::start("svc/kernelbox-gateway", 7070);
+        self.gateway = Forward::start(OWN, "svc/kernelbox-gateway", 7070);
     }
 
     pub fn sandboxes_api(&self) -> Api<Sandbox> {

@@ -1,7 +1,9 @@
-//! Tells gateways which sandboxes ended, as soon as the API server says that their pods do.
-use std::{collections::HashSet, sync::Arc};
+//! Tells gateways which sandboxes ended, as soon as the API server says that nothing of them runs any more. One that is told to end says
+//! so itself, and is saved before.
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use futures::{StreamExt as _, stream::BoxStream};
+use k8s_openapi::jiff::Timestamp;
 use kernelbox_api::{EndReason, Phase, Sandbox};
 use kernelbox_proto::controller::v1::SandboxGone;
 use kube::ResourceExt as _;
@@ -10,8 +12,11 @@ use tonic::Status;
 use super::Parts;
 use crate::{
     cluster::Cluster,
-    pod::observe::{Observed, observe},
+    pod::observe::{Observed, may_run, observe},
 };
+
+/// All is looked at so often, at least.
+const LOOK: Duration = Duration::from_secs(1);
 
 pub(super) fn stream(parts: Arc<Parts>) -> BoxStream<'static, Result<SandboxGone, Status>> {
     let stop = parts.stop.clone();
@@ -30,7 +35,8 @@ pub(super) fn stream(parts: Arc<Parts>) -> BoxStream<'static, Result<SandboxGone
                 there.insert(gone.uid);
             }
             told = there;
-            if changes.changed().await.is_err() {
+            // A pod whose node is silent does not change when its time is over.
+            if let Ok(Err(_)) = tokio::time::timeout(LOOK, changes.changed()).await {
                 return;
             }
         }
@@ -38,14 +44,18 @@ pub(super) fn stream(parts: Arc<Parts>) -> BoxStream<'static, Result<SandboxGone
     all.take_until(stop.cancelled_owned()).boxed()
 }
 
-/// If it has ended, or its pod has.
+/// If it has ended, or its pod has, and nothing of it runs any more.
 fn gone(cluster: &Cluster, sandbox: &Sandbox) -> Option<SandboxGone> {
     let status = sandbox.status.as_ref()?;
     let uid = status.pod_uid.clone()?;
+    let pod = cluster.pods.get(&sandbox.name_any());
+    if pod.as_ref().is_some_and(|pod| may_run(pod, Timestamp::now())) {
+        return None;
+    }
     let (reason, message) = if status.phase == Some(Phase::Ended) {
         (status.end_reason?, status.message.clone().unwrap_or_default())
     } else {
-        match cluster.pods.get(&sandbox.name_any()) {
+        match pod {
             None => (EndReason::Deleted, "the pod is gone".to_owned()),
             Some(pod) => match observe(&pod) {
                 Observed::Ended(reason, words) => (reason, words),

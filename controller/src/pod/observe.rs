@@ -1,5 +1,8 @@
 //! What a pod's status says about its sandbox, in the words of whoever it waits for. Pure.
-use k8s_openapi::api::core::v1::{ContainerState, Pod, PodCondition, PodStatus};
+use k8s_openapi::{
+    api::core::v1::{ContainerState, Pod, PodCondition, PodStatus},
+    jiff::Timestamp,
+};
 use kernelbox_api::EndReason;
 
 use super::{CONTAINER, PORT};
@@ -51,6 +54,18 @@ pub fn observe(pod: &Pod) -> Observed {
         Some(scheduled) if scheduled.status == "True" => waiting(state),
         scheduled => Observed::Scheduling(scheduled.and_then(|it| it.message.clone()).unwrap_or_default()),
     }
+}
+
+/// Whether something of it may run still, though it may have been told to end: then it has until its deletion's time to save its files.
+pub fn may_run(pod: &Pod, now: Timestamp) -> bool {
+    let empty = PodStatus::default();
+    let status = pod.status.as_ref().unwrap_or(&empty);
+    let is_over = matches!(status.phase.as_deref(), Some("Failed" | "Succeeded"));
+    let container = status.container_statuses.iter().flatten().find(|it| it.name == CONTAINER);
+    let is_terminated = container.and_then(|it| it.state.as_ref()).is_some_and(|it| it.terminated.is_some());
+    let is_late = pod.metadata.deletion_timestamp.as_ref().is_some_and(|time| time.0 <= now);
+    let is_lost = matches!(disrupted(status), Some((EndReason::NodeLost, _)));
+    !(is_over || is_terminated || is_late || is_lost)
 }
 
 fn waiting(state: Option<&ContainerState>) -> Observed {
@@ -162,6 +177,21 @@ mod tests {
         let ready = json!([{"type": "PodScheduled", "status": "True"}, {"type": "Ready", "status": "True"}]);
         let there = Observed::Ready { address: "10.1.2.3:7090".into(), node: "node-1".into() };
         assert_eq!(with_state(ready, json!({"running": {}})), there);
+    }
+
+    #[test]
+    fn what_was_told_to_end_may_run_until_its_time_is_over() {
+        let now = Timestamp::from_second(1_000).unwrap();
+        let runs = |deleted: Option<i64>, status: serde_json::Value| {
+            let deleted = deleted.map(|second| Timestamp::from_second(second).unwrap().to_string());
+            let pod = json!({"metadata": {"deletionTimestamp": deleted}, "status": status});
+            may_run(&serde_json::from_value(pod).unwrap(), now)
+        };
+        assert!(runs(None, json!({"phase": "Running"})) && runs(Some(1_030), json!({"phase": "Running"})));
+        assert!(!runs(Some(1_000), json!({"phase": "Running"})), "its node is silent");
+        assert!(!runs(Some(1_030), json!({"phase": "Failed"})));
+        let lost = json!([{"type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager"}]);
+        assert!(!runs(Some(1_030), json!({"phase": "Running", "conditions": lost})));
     }
 
     #[test]

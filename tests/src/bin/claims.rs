@@ -2,21 +2,10 @@
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
-use kernelbox_proto::{
-    controller::v1::{
-        AcquireRequest, AcquiredSandbox, ReleaseRequest, acquire_event::Kind,
-        allocator_service_client::AllocatorServiceClient,
-    },
-    sandbox::v1::{BindRequest, sandbox_service_client::SandboxServiceClient},
-    v1::{ExecuteRequest, execution_event},
-};
+use kernelbox_proto::controller::v1::AcquiredSandbox;
 use kernelbox_tests::{
     Cluster,
-    cluster::{OWN, kubectl},
-};
-use tonic::{
-    Request,
-    transport::{Channel, Endpoint},
+    cluster::{Asker, OWN, first_answer, kubectl},
 };
 
 const WARM: usize = 40;
@@ -24,73 +13,32 @@ const COLD: usize = 8;
 const BURST: usize = 50;
 
 struct Bench {
-    channel: Channel,
-    token: String,
+    asker: Asker,
     /// No two runs have the same sessions.
     run: String,
 }
 
 impl Bench {
+    /// Whoever runs this reaches the cluster's services and pods, as on the machine of tests/cluster.
     async fn open() -> Self {
-        // Whoever runs this reaches the cluster's services, as on the node of tests/cluster.
         let address =
             kubectl(&["get", "service", "-n", OWN, "kernelbox-controller", "-o", "jsonpath={.spec.clusterIP}"]);
-        let channel = Endpoint::from_shared(format!("http://{address}:7080")).unwrap().connect().await.unwrap();
-        let token = kubectl(&["create", "token", "-n", OWN, "kernelbox-gateway", "--audience=kernelbox-controller"]);
-        Self { channel, token: token.trim().to_owned(), run: std::process::id().to_string() }
-    }
-
-    fn signed<T>(token: &str, message: T) -> Request<T> {
-        let mut request = Request::new(message);
-        request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
-        request
+        Self { asker: Asker::connect(&format!("http://{address}:7080")).await, run: std::process::id().to_string() }
     }
 
     /// The sandbox, how long it took, and how long it was until its first answer.
     async fn acquire(&self, template: &str, number: usize) -> (AcquiredSandbox, Duration, Duration) {
         let session = format!("sessions/bench-{}-{template}-{number}", self.run);
         let begun = Instant::now();
-        let request = AcquireRequest {
-            session: session.clone(),
-            generation: 1,
-            tenant: "bench".into(),
-            template: template.into(),
-            existing_only: false,
-        };
-        let mut client = AllocatorServiceClient::new(self.channel.clone());
-        let mut events = client.acquire(Self::signed(&self.token, request)).await.unwrap().into_inner();
-        let sandbox = loop {
-            if let Some(Kind::Acquired(sandbox)) = events.message().await.unwrap().expect("a sandbox").kind {
-                break sandbox;
-            }
-        };
+        let sandbox = self.asker.acquire(&session, template).await;
         let acquired = begun.elapsed();
-        self.first_answer(&sandbox, &session).await;
+        first_answer(&format!("http://{}", sandbox.address), &sandbox, &session, "1 + 1").await;
         (sandbox, acquired, begun.elapsed())
-    }
-
-    async fn first_answer(&self, sandbox: &AcquiredSandbox, session: &str) {
-        let channel = Endpoint::from_shared(format!("http://{}", sandbox.address)).unwrap().connect().await.unwrap();
-        let mut client = SandboxServiceClient::new(channel);
-        let bind = BindRequest { session: session.into(), generation: 1, ..Default::default() };
-        client.bind(Self::signed(&sandbox.token, bind)).await.unwrap();
-        let code = ExecuteRequest { session: session.into(), code: "1 + 1".into(), ..Default::default() };
-        let mut events = client.execute(Self::signed(&sandbox.token, code)).await.unwrap().into_inner();
-        while let Some(event) = events.message().await.unwrap() {
-            if let Some(execution_event::Kind::Result(_)) = event.kind {
-                return;
-            }
-        }
-        panic!("no answer");
     }
 
     async fn release(&self, sandboxes: Vec<AcquiredSandbox>) {
         for sandbox in sandboxes {
-            let request = ReleaseRequest { sandbox: sandbox.sandbox, uid: sandbox.uid };
-            AllocatorServiceClient::new(self.channel.clone())
-                .release(Self::signed(&self.token, request))
-                .await
-                .unwrap();
+            self.asker.release(sandbox).await;
         }
     }
 }

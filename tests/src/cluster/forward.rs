@@ -4,18 +4,16 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use super::OWN;
-
 pub struct Forward {
     child: Child,
     port: u16,
 }
 
 impl Forward {
-    /// To a pod or service of the control plane.
-    pub fn start(target: &str, port: u16) -> Self {
+    /// To a pod or service.
+    pub fn start(namespace: &str, target: &str, port: u16) -> Self {
         let mut child = Command::new("kubectl")
-            .args(["port-forward", "--namespace", OWN, "--address", "127.0.0.1", target, &format!(":{port}")])
+            .args(["port-forward", "--namespace", namespace, "--address", "127.0.0.1", target, &format!(":{port}")])
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()

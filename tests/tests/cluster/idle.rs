@@ -3,10 +3,9 @@ use std::{collections::HashMap, time::Duration};
 
 use futures::{StreamExt as _, stream};
 use kernelbox_api::EndReason;
-use kernelbox_proto::v1::ListFilesRequest;
 use kernelbox_tests::{
     Cluster,
-    cluster::{OWN, SANDBOXES, kubectl},
+    cluster::{Asker, Forward, OWN, SANDBOXES, first_answer, kubectl},
 };
 use kube::ResourceExt as _;
 use serde_json::json;
@@ -42,30 +41,43 @@ async fn an_idle_session_loses_its_pod_and_returns_with_its_files() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs a cluster: make test-cluster"]
-async fn without_a_gateway_a_clean_one_goes_and_one_with_a_new_file_is_kept() {
+async fn without_a_gateway_a_clean_one_goes_and_one_with_a_new_file_is_kept_for_its_grace() {
+    let cluster = Cluster::open().await;
+    cluster.template("short", json!({"lifecycle": {"idleTimeout": "3s", "unsavedGrace": "6s"}}), 2).await;
+    // given: a gateway that asked for two, wrote a file in one, and is gone
+    let controller = Forward::start(OWN, "svc/kernelbox-controller", 7080);
+    let asker = Asker::connect(&controller.endpoint()).await;
+    let (clean, dirty) = ("sessions/clean", "sessions/dirty");
+    asker.acquire(clean, "short").await;
+    let sandbox = asker.acquire(dirty, "short").await;
+    let pod = Forward::start(SANDBOXES, &format!("pod/{}", sandbox.sandbox), 7090);
+    first_answer(&pod.endpoint(), &sandbox, dirty, "open('new.txt', 'w').write('new')").await;
+
+    assert_eq!(cluster.ended(clean).await, EndReason::IdleTimeout);
+    assert_eq!(cluster.ended(dirty).await, EndReason::IdleUnsaved);
+
+    let ended = |it: &kernelbox_api::Sandbox| it.status.clone().unwrap().stages.ended.unwrap().0;
+    let (clean, dirty) = (cluster.of(clean).await.remove(0), cluster.of(dirty).await.remove(0));
+    let longer = ended(&dirty).duration_since(ended(&clean)).as_secs_f64();
+    assert!(longer > 4.0, "it was kept for {longer} s only");
+    cluster.pod_gone(&dirty).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a cluster: make test-cluster"]
+async fn the_next_gateway_goes_on_with_the_kernels_of_the_last() {
     let mut cluster = Cluster::open().await;
-    cluster.template("short", json!({"lifecycle": {"idleTimeout": "4s", "unsavedGrace": "1h"}}), 2).await;
     let mut client = cluster.client().await;
-    let (clean, dirty) = (of_template(&mut client, "short").await, of_template(&mut client, "short").await);
-    // Whoever only looks changes nothing.
-    client.files.list_files(ListFilesRequest { parent: clean.clone(), ..Default::default() }).await.unwrap();
-    let clean_first = cluster.live(&clean).await.unwrap();
-    // A file that nobody has saved yet when the gateway is killed.
-    client.run(&dirty, "open('new.txt', 'w').write('new')").await.ok();
-    kubectl(&["scale", "-n", OWN, "deploy/kernelbox-gateway", "--replicas=0"]);
-    let killed = ["delete", "pods", "-n", OWN, "-l", "app.kubernetes.io/name=kernelbox-gateway"];
-    kubectl(&[&killed[..], &["--grace-period=0", "--force"]].concat());
+    let session = client.session().await;
+    client.run(&session, "x = 41; open('n.txt', 'w').write('1')").await.ok();
 
-    assert_eq!(cluster.ended(&clean).await, EndReason::IdleTimeout);
-    cluster.pod_gone(&clean_first).await;
-    assert!(cluster.live(&dirty).await.is_some(), "its file would be lost");
-
-    // when: a gateway is back, and the session is called
-    kubectl(&["scale", "-n", OWN, "deploy/kernelbox-gateway", "--replicas=1"]);
-    kubectl(&["rollout", "status", "-n", OWN, "--timeout=60s", "deploy/kernelbox-gateway"]);
+    kubectl(&["rollout", "restart", "-n", OWN, "deploy/kernelbox-gateway"]);
+    kubectl(&["rollout", "status", "-n", OWN, "--timeout=90s", "deploy/kernelbox-gateway"]);
     cluster.forward_anew();
     let mut client = cluster.client().await;
-    assert_eq!(client.run(&dirty, "print(open('new.txt').read())").await.ok(), "new\n");
+
+    assert_eq!(client.run(&session, "print(x + int(open('n.txt').read()))").await.ok(), "42\n");
+    assert_eq!(cluster.live(&session).await.unwrap().spec.generation, Some(1));
 }
 
 #[tokio::test(flavor = "multi_thread")]
