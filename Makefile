@@ -6,7 +6,7 @@ PYTHON_SOURCES := $(wildcard kernel-image/kernel) kernel-image/licences.py deplo
 PYTHON_TESTS := $(wildcard kernel-image/kernel/tests) deploy/local-model/tests tests/python tests/compare
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-model lint crds build release bench bench-turns images lock cluster cluster-down cluster-test tools clean
+.PHONY: help demo test test-model lint crds build release bench bench-turns images lock cluster cluster-down cluster-test test-cluster bench-claims tools clean
 
 help: ## This list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -61,6 +61,13 @@ cluster-down: ## Stops it; nothing is left of it.
 
 cluster-test: ## Shows that the cluster, or that of KERNELBOX_TEST_KUBECONFIG, does what the tests rely on.
 	@tests/cluster/test
+
+test-cluster: tools ## Kernelbox in a real cluster: images, a node if none runs, all suites. tests/cluster/README.md
+	@[ -n "$$KERNELBOX_TEST_KUBECONFIG" ] || KERNELBOX_IMAGE_PROFILE=dev scripts/images
+	@tests/cluster/suite
+
+bench-claims: ## How fast sessions get sandboxes, in the cluster that runs here (make images cluster; tests/cluster/deploy).
+	@tests/cluster/claims
 
 tools: ## What the tests and lints need, into .tools/ and .venv/.
 	@scripts/tools

@@ -86,7 +86,7 @@ impl Keys {
             match self.read().await.and_then(|(_, keys)| self.take(&keys)) {
                 Ok(()) => {}
                 Err(error) => {
-                    tracing::warn!(error = &error as &dyn std::error::Error, "the signing keys cannot be read")
+                    tracing::warn!(error = &error as &dyn std::error::Error, "the signing keys cannot be read");
                 }
             }
             let pause = if self.are_there() { READ } else { WAIT };

@@ -5,8 +5,8 @@ mod overlay;
 use k8s_openapi::{
     api::core::v1::{
         Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EmptyDirVolumeSource, EnvVar, EnvVarSource,
-        GRPCAction, ObjectFieldSelector, Pod, PodSecurityContext, PodSpec, Probe, ResourceRequirements, SeccompProfile,
-        SecurityContext, Toleration, Volume, VolumeMount,
+        GRPCAction, ObjectFieldSelector, Pod, PodSecurityContext, PodSpec, Probe, ResourceFieldSelector,
+        ResourceRequirements, SeccompProfile, SecurityContext, Toleration, Volume, VolumeMount,
     },
     apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::ObjectMeta},
 };
@@ -168,6 +168,19 @@ fn container(spec: &SandboxTemplateSpec) -> Container {
             name: "KERNELBOX_UID".to_owned(),
             value_from: Some(EnvVarSource {
                 field_ref: Some(ObjectFieldSelector { field_path: "metadata.uid".to_owned(), ..Default::default() }),
+                ..Default::default()
+            }),
+            ..Default::default()
+        },
+        // A cell that needs more is ended by the supervisor before the node ends the pod.
+        EnvVar {
+            name: "KERNELBOX_MEMORY_LIMIT".to_owned(),
+            value_from: Some(EnvVarSource {
+                resource_field_ref: Some(ResourceFieldSelector {
+                    container_name: Some(CONTAINER.to_owned()),
+                    resource: "limits.memory".to_owned(),
+                    ..Default::default()
+                }),
                 ..Default::default()
             }),
             ..Default::default()
