@@ -133,8 +133,10 @@ async fn a_sandbox_that_is_told_to_end_or_retired_is_saved_at_once() {
     gateway.upload("s", "a.txt", "two").await;
     let second = gateway.world.newest();
     second.life.lock().unwrap().retire();
-    until("it is let go", || !second.lives()).await;
+    until("it is saved", || !second.life.lock().unwrap().unsaved()).await;
+    assert!(second.lives(), "whoever had it retire ends it");
     assert_eq!(gateway.download("s", "a.txt").await.as_deref(), Some("two"));
+    assert!(!second.lives(), "the session has the next");
     assert_eq!(state(&gateway).await, (SandboxState::Ready, 3));
     gateway.leave().await;
 }
@@ -205,11 +207,12 @@ async fn an_earlier_generation_saves_nothing_more() {
     sqlx::query("UPDATE sessions SET generation = 2, bound_generation = 2").execute(&pool).await.unwrap();
     let first = gateway.world.newest();
     first.life.lock().unwrap().terminate();
-    until("it is let go", || !first.lives()).await;
+    let objects = objects(&gateway);
+    // Its end waits for the last try to save what it looks after.
+    let (_dir, _world) = gateway.leave().await;
     let rows: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM checkpoints").fetch_one(&pool).await.unwrap();
-    assert_eq!((rows, count(&objects(&gateway))), (0, 0), "its save is refused, and its object removed");
+    assert_eq!((rows, count(&objects)), (0, 0), "its save is refused, and its object removed");
     pool.close().await;
-    gateway.leave().await;
 }
 
 #[tokio::test]
