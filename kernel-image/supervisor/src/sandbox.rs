@@ -13,8 +13,15 @@ use kernelbox_proto::v1::AutoInstall;
 use tokio::sync::watch;
 
 use crate::{
-    artifacts::Artifacts, events::SessionEvents, execution::Executions, lifecycle::Lifecycle, packages::Packages,
-    spec::Specs, sync::lock, watchdog::Breach, zygote::Zygote,
+    artifacts::Artifacts,
+    events::SessionEvents,
+    execution::Executions,
+    lifecycle::Lifecycle,
+    packages::Packages,
+    spec::Specs,
+    sync::lock,
+    watchdog::{Breach, OomKills},
+    zygote::Zygote,
 };
 
 #[derive(Debug)]
@@ -43,6 +50,7 @@ pub struct Sandbox {
     pub max_contexts: usize,
     pub session: Mutex<SessionSettings>,
     pub next_kernel: AtomicU64,
+    pub oom_kills: OomKills,
 }
 
 /// What the session that the sandbox is bound to brings along.

@@ -182,6 +182,7 @@ fn open(
         max_contexts: args.max_contexts,
         session: Mutex::default(),
         next_kernel: 1.into(),
+        oom_kills: watchdog::OomKills::from_now(),
     };
     Ok((sandbox, files))
 }

@@ -4,6 +4,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering},
     time::{Duration, Instant},
 };
 
@@ -80,6 +81,34 @@ pub async fn run(
             changed
         });
     }
+}
+
+/// How often the kernel of the machine ended a process of this container because the container's memory was used up.
+#[derive(Debug)]
+pub struct OomKills(AtomicU64);
+
+impl OomKills {
+    /// Counts from now on.
+    pub fn from_now() -> Self {
+        Self(AtomicU64::new(oom_kills()))
+    }
+
+    /// Whether there was another since it was asked last.
+    pub fn rose(&self) -> bool {
+        let now = oom_kills();
+        self.0.swap(now, Ordering::Relaxed) < now
+    }
+}
+
+/// Zero where it cannot be known.
+fn oom_kills() -> u64 {
+    // Version 2 of cgroups, then 1.
+    let files = ["/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control"];
+    files.iter().find_map(|file| oom_kills_in(&fs::read_to_string(file).ok()?)).unwrap_or_default()
+}
+
+fn oom_kills_in(text: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok())
 }
 
 /// The memory of all processes below `zygote` in bytes (PSS), and their number.
@@ -185,6 +214,13 @@ mod tests {
 
     fn used(process: i32, memory: u64, processes: usize) -> Use {
         Use { process, memory, processes }
+    }
+
+    #[test]
+    fn both_versions_of_cgroups_tell_who_was_killed() {
+        assert_eq!(oom_kills_in("low 0\nhigh 0\nmax 31\noom 2\noom_kill 2\noom_group_kill 0\n"), Some(2));
+        assert_eq!(oom_kills_in("oom_kill_disable 0\nunder_oom 0\noom_kill 7\n"), Some(7));
+        assert_eq!(oom_kills_in("oom_kill_disable 0\nunder_oom 0\n"), None);
     }
 
     #[test]

@@ -248,7 +248,16 @@ impl Actor {
                 outcome.message = format!("{}; {}", outcome.message, died.message);
                 outcome
             }
-            None => Outcome::because(ExecutionStatus::KernelDied, ErrorCode::Unspecified, died.message.clone()),
+            None => {
+                // The watchdog looks four times a second; the memory of a container can be used up between two looks.
+                let starved = exit == Exit::Signal(9) && self.sandbox.oom_kills.rose();
+                let code = if starved { ErrorCode::MemoryLimit } else { ErrorCode::Unspecified };
+                if starved {
+                    died.message =
+                        "the code used up the sandbox's memory, and its kernel was killed; variables are gone".into();
+                }
+                Outcome::because(ExecutionStatus::KernelDied, code, died.message.clone())
+            }
         };
         execution.started(0);
         execution.push(Kind::KernelDied(died));
