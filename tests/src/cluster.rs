@@ -139,19 +139,16 @@ impl Cluster {
         nodes.list(&ListParams::default()).await.unwrap().items.remove(0)
     }
 
-    /// Writes of one kind that the API server has answered with success.
-    pub async fn api_writes(&self, resource: &str, subresource: &str) -> u64 {
+    /// Patches of sandboxes that the API server has answered with success: claims, and nothing else.
+    pub async fn claims(&self) -> u64 {
         let request = axum::http::Request::get("/metrics").body(Vec::new()).unwrap();
         let text = self.kube.request_text(request).await.unwrap();
-        let is_write = |line: &&str| {
-            line.starts_with("apiserver_request_total{")
-                && line.contains(&format!("resource=\"{resource}\""))
-                && line.contains(&format!("subresource=\"{subresource}\""))
-                && line.contains("code=\"2")
-                && ["POST", "PUT", "PATCH", "DELETE"].iter().any(|verb| line.contains(&format!("verb=\"{verb}\"")))
+        let labels = ["resource=\"sandboxes\"", "subresource=\"\"", "verb=\"PATCH\"", "code=\"200\""];
+        let is = |line: &&str| {
+            line.starts_with("apiserver_request_total{") && labels.iter().all(|label| line.contains(label))
         };
         let count = |line: &str| line.rsplit(' ').next().and_then(|it| it.parse::<f64>().ok()).unwrap_or_default();
-        text.lines().filter(is_write).map(count).sum::<f64>() as u64
+        text.lines().filter(is).map(count).sum::<f64>() as u64
     }
 
     /// Waits for what must come.

@@ -62,7 +62,7 @@ async fn main() {
     println!("| ms | n | p50 | p99 | most |\n| --- | --- | --- | --- | --- |");
 
     fill(&cluster, WARM).await;
-    let writes = cluster.api_writes("sandboxes", "").await;
+    let writes = cluster.claims().await;
     let (mut acquired, mut answered, mut taken) = (Vec::new(), Vec::new(), Vec::new());
     for number in 0..WARM {
         let (sandbox, acquire, answer) = bench.acquire("default", number).await;
@@ -72,7 +72,7 @@ async fn main() {
     }
     row("warm: Acquire", &mut acquired);
     row("warm: Acquire to first answer", &mut answered);
-    let writes = cluster.api_writes("sandboxes", "").await - writes;
+    let writes = cluster.claims().await - writes;
     bench.release(taken).await;
 
     cluster.template("cold", serde_json::json!({}), 0).await;
@@ -101,7 +101,7 @@ async fn main() {
     row("burst of 50: Acquire", &mut acquired);
     row("burst of 50: Acquire to first answer", &mut answered);
     println!("\nthe burst was over after {:.2} s", whole.as_secs_f64());
-    println!("writes to sandboxes while {WARM} warm ones were given: {writes}");
+    println!("patches of sandboxes while {WARM} warm ones were given: {writes}");
     bench.release(taken).await;
     cluster.change_pool("default", serde_json::json!({"min": 2, "max": 2, "limit": null})).await;
 }
