@@ -43,7 +43,7 @@ fn main() -> anyhow::Result<()> {
         }
         Command::Serve(args) => {
             let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-            tracing_subscriber::fmt().json().with_env_filter(filter).with_writer(std::io::stderr).init();
+            tracing_subscriber::fmt().with_ansi(false).with_env_filter(filter).with_writer(std::io::stderr).init();
             runtime()?.block_on(async {
                 let stop = CancellationToken::new();
                 tokio::spawn(stop_on_signal(stop.clone()));
