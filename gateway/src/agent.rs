@@ -1,7 +1,8 @@
 //! The agent: asks the model, does what it calls for, shows it the result, until it answers.
 //!
 //! It knows a [`ChatModel`], the session's sandbox through the router, and the turn's recorder. Every step is recorded before the next
-//! begins. Whoever drops [`Agent::run`] ends what it does: code that runs is interrupted.
+//! is told of; the model is asked while its question is being written. Whoever drops [`Agent::run`] ends what it does: code that runs is
+//! interrupted.
 mod answer;
 mod arguments;
 mod ask;
@@ -196,7 +197,8 @@ impl Agent {
         self.memory.open(prompt::system(settings), self.tools.specs(), facts).await?;
         let mut parts = self.notes(was_restarted).await?;
         parts.push(self.task.message.clone());
-        self.remember(Message::User(vec![Part::Text(parts.join("\n\n"))])).await
+        self.remember(Message::User(vec![Part::Text(parts.join("\n\n"))])).await;
+        Ok(())
     }
 
     /// What the model has to know before the message.
@@ -226,10 +228,10 @@ impl Agent {
         }
         if is_empty {
             let nudge = "Your answer was empty. Answer in words, or call a tool.";
-            self.remember(Message::User(vec![Part::Text(nudge.to_owned())])).await?;
+            self.remember(Message::User(vec![Part::Text(nudge.to_owned())])).await;
             return Ok(Step::Ask);
         }
-        self.remember(Message::Assistant(message.clone())).await?;
+        self.remember(Message::Assistant(message.clone())).await;
         if !message.calls.is_empty() {
             return Ok(Step::Act(message));
         }
@@ -241,7 +243,7 @@ impl Agent {
     /// Python runs one call after another, the other tools side by side; the results keep the calls' order.
     async fn act(&mut self, message: AssistantMessage) -> Result<Step, Halt> {
         let results = self.call_tools(&message.calls).await?;
-        self.remember(Message::Results(results)).await?;
+        self.remember(Message::Results(results)).await;
         match self.repeated.take() {
             Some(limit) => Err(Halt::Limit(limit)),
             None => Ok(Step::Ask),
@@ -249,10 +251,9 @@ impl Agent {
     }
 
     /// What the model knows from now on.
-    async fn remember(&mut self, message: Message) -> Result<(), Halt> {
-        self.running.recorder.remember(message.clone()).await?;
+    async fn remember(&mut self, message: Message) {
+        self.running.recorder.remember(message.clone()).await;
         self.memory.push(message);
-        Ok(())
     }
 
     /// Files that an answer may speak of.

@@ -82,7 +82,9 @@ impl Agent {
     }
 
     async fn ask_once(&self, prompt: &Prompt, telling: &mut Telling<'_>) -> Result<Result<Answer, ModelError>, Halt> {
-        let mut chunks = match self.model.ask(prompt).await {
+        let (asked, written) = tokio::join!(self.model.ask(prompt), telling.recorder.flush());
+        written?;
+        let mut chunks = match asked {
             Ok(chunks) => chunks,
             Err(error) => return Ok(Err(error)),
         };

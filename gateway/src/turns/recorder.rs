@@ -36,8 +36,10 @@ struct State {
     step: i32,
     /// Pieces of text, and what need not be told before the next event: not written yet.
     waiting: Vec<TurnEvent>,
-    /// How many of the model's messages are written.
-    messages: i64,
+    /// What the model is told from now on: not written yet.
+    messages: Vec<Message>,
+    /// How many of its messages are written.
+    messages_written: i64,
     /// When pieces of text were written last.
     written: Instant,
 }
@@ -47,7 +49,8 @@ impl Recorder {
         let state = State {
             step: 0,
             waiting: Vec::new(),
-            messages: 0,
+            messages: Vec::new(),
+            messages_written: 0,
             // The first piece goes out at once.
             written: Instant::now() - PIECES_INTERVAL,
             turn,
@@ -65,16 +68,16 @@ impl Recorder {
     }
 
     pub(crate) async fn tell(&self, kind: Kind) -> Result<(), JournalError> {
-        self.write(vec![kind], Vec::new(), false).await
+        self.write(vec![kind], false).await
     }
 
     pub(crate) async fn tell_all(&self, kinds: Vec<Kind>) -> Result<(), JournalError> {
-        self.write(kinds, Vec::new(), false).await
+        self.write(kinds, false).await
     }
 
-    /// Adds to what the model is told from now on.
-    pub(crate) async fn remember(&self, message: Message) -> Result<(), JournalError> {
-        self.write(Vec::new(), vec![message], false).await
+    /// Adds to what the model is told from now on, which is written with [`Self::flush`] or with the next event.
+    pub(crate) async fn remember(&self, message: Message) {
+        self.state.lock().await.messages.push(message);
     }
 
     /// Adds a piece of text, which is written with [`Self::flush`] or with the next event.
@@ -96,7 +99,7 @@ impl Recorder {
     }
 
     pub(crate) async fn flush(&self) -> Result<(), JournalError> {
-        self.write(Vec::new(), Vec::new(), false).await
+        self.write(Vec::new(), false).await
     }
 
     /// Counts a model call's tokens; told with the next event.
@@ -124,22 +127,23 @@ impl Recorder {
     /// The last event. Nothing can be told afterwards.
     pub(crate) async fn end(&self, kind: Kind) -> Result<(), JournalError> {
         self.change(|turn| turn.end_time = Some(Micros::now().timestamp())).await;
-        self.write(vec![kind], Vec::new(), true).await
+        self.write(vec![kind], true).await
     }
 
-    async fn write(&self, kinds: Vec<Kind>, messages: Vec<Message>, ends: bool) -> Result<(), JournalError> {
+    async fn write(&self, kinds: Vec<Kind>, ends: bool) -> Result<(), JournalError> {
         let mut state = self.state.lock().await;
         // First: nothing is awaited between the numbers and the journal, so that none is given and not written.
         let place = self.journal.place().await?;
         let mut events = std::mem::take(&mut state.waiting);
+        let messages = std::mem::take(&mut state.messages);
         for kind in kinds {
             events.push(state.number(&self.name, kind));
         }
         if events.is_empty() && messages.is_empty() {
             return Ok(());
         }
-        let first = state.messages;
-        state.messages += i64::try_from(messages.len()).unwrap_or(0);
+        let first = state.messages_written;
+        state.messages_written += i64::try_from(messages.len()).unwrap_or(0);
         let entry = Entry {
             name: self.name.clone(),
             lease: self.lease.clone(),
