@@ -17,9 +17,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     cluster::Cluster,
+    events::Events,
     keys::Keys,
     lease::Leadership,
-    life::{Answer, Step},
+    life::{Answer, Step, idle_timeout},
     metrics::Metrics,
     plan::{self, Plan},
     supervisors::{self, Supervisor},
@@ -42,6 +43,7 @@ pub struct Leader {
     pub keys: Arc<Keys>,
     pub leadership: Leadership,
     pub metrics: Metrics,
+    pub events: Events,
 }
 
 /// What is asked of supervisors now, and what they said.
@@ -157,7 +159,7 @@ impl Asked {
             let lifecycle = template.map(|it| it.template.spec.lifecycle.clone()).unwrap_or_default();
             self.asking.insert(name.clone());
             let answer =
-                supervisors::retire(Arc::clone(keys), Supervisor { address, uid }, lifecycle.idle_timeout.into());
+                supervisors::retire(Arc::clone(keys), Supervisor { address, uid }, idle_timeout(sandbox, &lifecycle));
             self.tasks.spawn(async move { (name, answer.await) });
         }
     }

@@ -5,6 +5,7 @@ pub mod auth;
 pub mod cache;
 pub mod cluster;
 pub mod crd;
+pub mod events;
 pub mod explain;
 pub mod keys;
 pub mod leader;

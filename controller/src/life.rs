@@ -165,7 +165,7 @@ fn while_ready(facts: &Facts<'_>) -> Step {
             () => Step::Wait(Some(life)),
         };
     }
-    let idle_timeout = Duration::from(lifecycle.idle_timeout);
+    let idle_timeout = idle_timeout(facts.sandbox, lifecycle);
     match facts.answer {
         Some(Answer::Retired { unsaved: false, .. }) => {
             return Step::End(EndReason::IdleTimeout, format!("it was not used for {}", spoken(idle_timeout)));
@@ -200,6 +200,12 @@ fn while_ready(facts: &Facts<'_>) -> Step {
         Some(idle) => Step::Wait(Some(idle.min(life))),
         None => Step::AskWhetherIdle,
     }
+}
+
+/// How long it may be left alone: the session's own time, if that is shorter than the template's.
+pub fn idle_timeout(sandbox: &Sandbox, lifecycle: &Lifecycle) -> Duration {
+    let of_template = lifecycle.idle_timeout.into();
+    sandbox.spec.idle_timeout.map_or(of_template, |own| of_template.min(own.into()))
 }
 
 /// `since`: when it began to be so.

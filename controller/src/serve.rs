@@ -14,6 +14,7 @@ use crate::{
     allocator::Allocator,
     auth::Gateways,
     cluster::Cluster,
+    events::Events,
     keys::Keys,
     leader::Leader,
     lease::Candidate,
@@ -78,12 +79,14 @@ pub async fn serve(args: ServeArgs, stop: CancellationToken) -> Result<(), Serve
     let keys = Arc::new(keys);
     let cluster = Arc::new(Cluster::new(client.clone(), args.sandbox_namespace, platform, metrics.clone()));
     let identity = args.identity.unwrap_or_else(|| format!("replica-{}", rand::random::<u32>()));
+    let events = Events::new(client.clone(), identity.clone());
     let candidate = Candidate::new(Api::namespaced(client.clone(), &args.namespace), "kernelbox-controller", identity);
     let leader = Leader {
         cluster: Arc::clone(&cluster),
         keys: Arc::clone(&keys),
         leadership: candidate.leadership(),
         metrics: metrics.clone(),
+        events,
     };
     let accounts = args.gateway_accounts.iter().map(|account| format!("system:serviceaccount:{account}")).collect();
     let gateways = Gateways::new(client, accounts);

@@ -76,6 +76,8 @@ pub struct Claim {
     pub generation: i64,
     pub tenant: String,
     pub template: String,
+    /// The session's own.
+    pub idle_timeout: Option<Duration>,
 }
 
 /// One sandbox.

@@ -2,7 +2,7 @@
 use std::fmt;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
-use kube::{CustomResource, KubeSchema};
+use kube::{CustomResource, KubeSchema, core::Duration};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -63,6 +63,10 @@ pub struct SandboxSpec {
     /// When it became the session's. It is here and not in the status so that a claim is one write.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub claim_time: Option<MicroTime>,
+    /// The session's own idle timeout: it counts where it is shorter than the template's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = ("duration(self) >= duration('1s')", "must be a duration of at least 1s, such as 15m"))]
+    pub idle_timeout: Option<Duration>,
 }
 
 /// A template in the same namespace.

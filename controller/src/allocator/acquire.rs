@@ -172,6 +172,7 @@ impl Parts {
             generation: Some(request.generation),
             tenant: Some(request.tenant.clone()),
             claim_time: Some(MicroTime(Timestamp::now())),
+            idle_timeout: idle_timeout(request),
         };
         let mut changes = self.cluster.changes.subscribe();
         match self.cluster.create_sandbox(&Sandbox { metadata, spec, status: None }).await {
@@ -229,8 +230,14 @@ fn claim(request: &AcquireRequest) -> serde_json::Value {
             "generation": request.generation,
             "tenant": request.tenant,
             "claimTime": MicroTime(Timestamp::now()),
+            "idleTimeout": idle_timeout(request),
         },
     })
+}
+
+/// The session's own.
+fn idle_timeout(request: &AcquireRequest) -> Option<kube::core::Duration> {
+    request.idle_timeout.and_then(|it| Duration::try_from(it).ok()).map(Into::into)
 }
 
 fn tell(events: &mpsc::Sender<Result<AcquireEvent, Status>>, stage: SandboxStage) {

@@ -3,7 +3,9 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use futures::{StreamExt as _, future::BoxFuture, stream};
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::ObjectMeta, jiff::Timestamp};
-use kernelbox_api::{POOL_LABEL, Sandbox, SandboxPool, SandboxSpec, TEMPLATE_HASH_LABEL, TEMPLATE_LABEL, TemplateRef};
+use kernelbox_api::{
+    POOL_LABEL, Sandbox, SandboxPool, SandboxSpec, SandboxStatus, TEMPLATE_HASH_LABEL, TEMPLATE_LABEL, TemplateRef,
+};
 use kube::ResourceExt as _;
 
 use super::Leader;
@@ -33,7 +35,11 @@ impl Leader {
             }
         }
         for (pool, status) in plan.pools {
-            writes.push(Box::pin(async move { self.cluster.tell_pool(&pool, status).await }));
+            writes.push(Box::pin(async move {
+                self.cluster.tell_pool(&pool, status.clone()).await?;
+                self.events.of_pool(&pool, &status);
+                Ok(())
+            }));
         }
         for (template, status) in plan.templates {
             writes.push(Box::pin(async move { self.cluster.tell_template(&template, status).await }));
@@ -64,14 +70,18 @@ impl Leader {
         match step {
             Step::Wait(_) | Step::AskWhetherIdle => Ok(()),
             Step::CreatePod => match self.pod_of(&sandbox) {
-                Some(pod) => cluster.create_pod(&pod).await,
+                Some(pod) => cluster.create_pod(&pod).await.inspect_err(|error| {
+                    if let WriteError::Refused(words) = error {
+                        self.events.pod_refused(&sandbox, words);
+                    }
+                }),
                 None => Ok(()),
             },
-            Step::Tell(status) => cluster.tell_sandbox(&sandbox, *status).await,
+            Step::Tell(status) => self.tell(&sandbox, *status).await,
             Step::End(reason, message) => {
                 let status = life::ended(&sandbox, known.as_deref(), reason, message, Timestamp::now());
                 tracing::info!(sandbox = sandbox.name_any(), session = sandbox.spec.session, %reason, "a sandbox ends");
-                cluster.tell_sandbox(&sandbox, status).await?;
+                self.tell(&sandbox, status).await?;
                 self.metrics.ended(reason);
                 Ok(())
             }
@@ -81,6 +91,12 @@ impl Leader {
             },
             Step::DeleteSandbox => cluster.delete_sandbox(&sandbox).await,
         }
+    }
+
+    async fn tell(&self, sandbox: &Sandbox, status: SandboxStatus) -> Result<(), WriteError> {
+        self.cluster.tell_sandbox(sandbox, status.clone()).await?;
+        self.events.of_sandbox(sandbox, &status);
+        Ok(())
     }
 
     fn pod_of(&self, sandbox: &Sandbox) -> Option<k8s_openapi::api::core::v1::Pod> {
@@ -114,6 +130,7 @@ impl Leader {
             generation: None,
             tenant: None,
             claim_time: None,
+            idle_timeout: None,
         };
         self.cluster.create_sandbox(&Sandbox { metadata, spec, status: None }).await.map(|_| ())
     }

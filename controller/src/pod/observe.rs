@@ -176,7 +176,9 @@ mod tests {
         assert_eq!(with_state(scheduled(), json!({"running": {}})), Observed::Starting);
         let ready = json!([{"type": "PodScheduled", "status": "True"}, {"type": "Ready", "status": "True"}]);
         let there = Observed::Ready { address: "10.1.2.3:7090".into(), node: "node-1".into() };
-        assert_eq!(with_state(ready, json!({"running": {}})), there);
+        assert_eq!(with_state(ready.clone(), json!({"running": {}})), there);
+        let six = json!({"phase": "Running", "podIP": "2001:db8::7", "conditions": ready});
+        assert_eq!(observed(six), Observed::Ready { address: "[2001:db8::7]:7090".into(), node: "node-1".into() });
     }
 
     #[test]

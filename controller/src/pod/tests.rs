@@ -47,6 +47,12 @@ fn an_accelerator_brings_its_devices_nodes_and_memory() {
 }
 
 #[test]
+fn it_is_isolated_as_its_template_says() {
+    let spec = made(json!({"isolation": {"hostUsers": false, "runtimeClassName": "gvisor"}})).spec.unwrap();
+    assert_eq!((spec.host_users, spec.runtime_class_name.as_deref()), (Some(false), Some("gvisor")));
+}
+
+#[test]
 fn an_overlay_adds_what_it_may() {
     let spec = json!({
         "priorityClassName": "low",

@@ -68,6 +68,7 @@ impl ClusterProvider {
             tenant: claim.tenant.clone(),
             template: if claim.template.is_empty() { DEFAULT.to_owned() } else { claim.template.clone() },
             existing_only,
+            idle_timeout: claim.idle_timeout.and_then(|it| it.try_into().ok()),
         };
         let mut events = self.controller.acquire(request).await?;
         while let Some(event) = events.message().await.map_err(|status| controller::told(&status))? {

@@ -149,6 +149,7 @@ pub(super) fn claim(record: &Record) -> Claim {
         generation: record.generation,
         tenant: record.tenant.clone(),
         template: record.secret_settings().template.clone(),
+        idle_timeout: record.idle_timeout(),
     }
 }
 

@@ -35,6 +35,7 @@ impl Asker {
             tenant: "bench".into(),
             template: template.into(),
             existing_only: false,
+            idle_timeout: None,
         };
         let mut client = AllocatorServiceClient::new(self.channel.clone());
         let mut events = client.acquire(signed(&self.token, request)).await.unwrap().into_inner();

@@ -2,11 +2,16 @@
 use std::{collections::HashSet, time::Duration};
 
 use futures::future::join_all;
-use kernelbox_api::Phase;
+use k8s_openapi::api::core::v1::Pod;
+use kernelbox_api::{Phase, Sandbox};
 use kernelbox_proto::v1::{ExecuteRequest, Stage, execution_event::Kind};
 use kernelbox_tests::{
     Client, Cluster,
-    cluster::{OWN, kubectl, phase},
+    cluster::{OWN, phase},
+};
+use kube::{
+    Api,
+    api::{DeleteParams, ListParams},
 };
 
 /// Each session's own first execution, and where it ran.
@@ -91,7 +96,7 @@ async fn the_schedulers_words_reach_the_client() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs a cluster: make test-cluster"]
 async fn a_controller_that_is_killed_amid_claims_gives_none_twice_and_loses_none() {
-    const MANY: usize = 20;
+    const MANY: usize = 50;
     let cluster = Cluster::open().await;
     cluster.size_pool("default", MANY as u32, MANY as u32).await;
     cluster.until("the pool is filled", async || cluster.warm("default").await == MANY).await;
@@ -101,23 +106,15 @@ async fn a_controller_that_is_killed_amid_claims_gives_none_twice_and_loses_none
     // when: all replicas are killed while sandboxes are given
     let calls = join_all(sessions.iter().map(|session| first(client.clone(), session.clone())));
     let kill = async {
-        tokio::time::sleep(Duration::from_millis(40)).await;
-        tokio::task::spawn_blocking(|| {
-            kubectl(&[
-                "delete",
-                "pods",
-                "-n",
-                OWN,
-                "-l",
-                "app.kubernetes.io/name=kernelbox-controller",
-                "--grace-period=0",
-                "--force",
-                "--wait=false",
-            ])
-        })
-        .await
+        let is_claimed = |it: &Sandbox| it.spec.session.is_some();
+        while !cluster.sandboxes().await.iter().any(is_claimed) {}
+        let controllers: Api<Pod> = Api::namespaced(cluster.kube.clone(), OWN);
+        let all = ListParams::default().labels("app.kubernetes.io/name=kernelbox-controller");
+        controllers.delete_collection(&DeleteParams::default().grace_period(0), &all).await.unwrap();
+        cluster.sandboxes().await.into_iter().filter(is_claimed).count()
     };
-    let (answers, _) = tokio::join!(calls, kill);
+    let (answers, claimed) = tokio::join!(calls, kill);
+    println!("{claimed} of {MANY} were given when the kill was ordered");
 
     // then: whoever was refused is served when it asks again
     let mut at = HashSet::new();

@@ -3,6 +3,7 @@ use std::{collections::HashMap, time::Duration};
 
 use futures::{StreamExt as _, stream};
 use kernelbox_api::EndReason;
+use kernelbox_proto::v1::{CreateSessionRequest, Session};
 use kernelbox_tests::{
     Cluster,
     cluster::{Asker, Forward, OWN, SANDBOXES, first_answer, kubectl},
@@ -37,6 +38,21 @@ async fn an_idle_session_loses_its_pod_and_returns_with_its_files() {
     let again = client.run(&idle, "print(open('kept.txt').read(), 'x' in globals())").await;
     assert_eq!(again.ok(), "kept False\n");
     assert_eq!(cluster.live(&idle).await.unwrap().spec.generation, Some(2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a cluster: make test-cluster"]
+async fn a_session_may_want_to_be_idle_for_a_shorter_time() {
+    let cluster = Cluster::open().await;
+    let mut client = cluster.client().await;
+    let idle_timeout = Some(prost_types::Duration { seconds: 2, nanos: 0 });
+    let session = Session { idle_timeout, ..Default::default() };
+    let request = CreateSessionRequest { session: Some(session), ..Default::default() };
+    let session = client.sessions.create_session(request).await.unwrap().into_inner().name;
+
+    client.run(&session, "1").await.ok();
+
+    assert_eq!(cluster.ended(&session).await, EndReason::IdleTimeout);
 }
 
 #[tokio::test(flavor = "multi_thread")]

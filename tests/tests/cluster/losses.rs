@@ -1,4 +1,6 @@
 //! Pods that end by themselves or by others: who waits is told the reason, and the session goes on in another.
+use std::time::Duration;
+
 use kernelbox_api::EndReason;
 use kernelbox_proto::v1::{ErrorCode, ExecuteRequest};
 use kernelbox_tests::{
@@ -8,8 +10,12 @@ use kernelbox_tests::{
 };
 use kube::ResourceExt as _;
 use serde_json::json;
+use tokio::time::timeout;
 
 use super::claims::of_template;
+
+/// What the API knows a client is told within this time.
+const TOLD: Duration = Duration::from_secs(2);
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs a cluster: make test-cluster"]
@@ -31,7 +37,7 @@ async fn a_pod_that_is_deleted_under_a_call_is_told_and_replaced() {
 
     kubectl(&["delete", "pod", "-n", SANDBOXES, &sandbox.name_any(), "--grace-period=0", "--force"]);
 
-    let error = call.await.unwrap().unwrap_err();
+    let error = timeout(TOLD, call).await.expect("the client is told in time").unwrap().unwrap_err();
     assert_eq!(code_of(&error), ErrorCode::SandboxLost, "{error:?}");
     assert!(error.message().contains("Deleted"), "{error:?}");
     assert_eq!(cluster.ended(&session).await, EndReason::Deleted);
@@ -55,6 +61,40 @@ async fn memory_that_runs_out_ends_the_cell_and_not_the_pod() {
     assert_eq!(run.finished().code(), ErrorCode::MemoryLimit, "{:#?}", run.events.last());
     assert_eq!(client.run(&session, "print('on')").await.ok(), "on\n");
     assert_eq!(cluster.live(&session).await.unwrap().spec.generation, Some(1), "the pod lives");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a cluster: make test-cluster"]
+async fn the_containers_own_limit_of_memory_ends_the_sandbox() {
+    let cluster = Cluster::open().await;
+    let changes = json!({"resources": {"requests": {"memory": "256Mi"}, "limits": {"memory": "512Mi"}}, "workspace": {"medium": "Memory", "size": "2Gi"}});
+    cluster.template("small", changes, 1).await;
+    let mut client = cluster.client().await;
+    let session = of_template(&mut client, "small").await;
+    client.run(&session, "print(1)").await.ok();
+    let sandbox = cluster.live(&session).await.unwrap();
+    let name = sandbox.name_any();
+    // The kernel would be the first to go, and its cell alone: the supervisor is put first. What fills the memory is no process'.
+    let first = "open('/proc/1/oom_score_adj', 'w').write('1000')";
+    kubectl(&["exec", "-n", SANDBOXES, &name, "--", "/opt/kernelbox/bin/python", "-c", first]);
+
+    let code = "with open('full', 'wb') as full:\n    while True: full.write(bytes(8 << 20))";
+    let request = ExecuteRequest { session: session.clone(), code: code.into(), ..Default::default() };
+    let mut running = client.clone();
+    let call = tokio::spawn(async move { running.try_run(request).await });
+    cluster
+        .until("the API knows it", async || {
+            let pod = cluster.pods_api().get_opt(&name).await.unwrap();
+            pod.is_none_or(|pod| pod.status.is_some_and(|it| it.phase.as_deref() == Some("Failed")))
+        })
+        .await;
+
+    let error = timeout(TOLD, call).await.expect("the client is told in time").unwrap().unwrap_err();
+    assert_eq!(code_of(&error), ErrorCode::SandboxLost, "{error:?}");
+    assert!(error.message().contains("OOMKilled"), "{error:?}");
+    assert_eq!(cluster.ended(&session).await, EndReason::OOMKilled);
+    cluster.pod_gone(&sandbox).await;
+    assert_eq!(client.run(&session, "print(2)").await.ok(), "2\n");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -84,6 +124,14 @@ async fn an_image_that_does_not_exist_is_told_and_not_tried_for_ever() {
             })
         })
         .await;
+    for reason in ["ImageUnavailable", "Degraded"] {
+        let selector = format!("reason={reason},reportingComponent=kernelbox-controller");
+        cluster
+            .until(&format!("an event {reason} tells it"), async || {
+                kubectl(&["get", "events", "-n", SANDBOXES, "--field-selector", &selector]).contains("none-such")
+            })
+            .await;
+    }
     let tried = cluster.sandboxes().await.iter().filter(|it| it.spec.template_ref.name == "imageless").count();
     assert!(tried <= 6, "{tried} sandboxes were tried");
     cluster.remove_template("imageless").await;
