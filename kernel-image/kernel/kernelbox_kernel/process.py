@@ -14,6 +14,7 @@ SANDBOX_PLACEHOLDER = "-" * 128
 # How kernels and programs stand against the supervisor: less CPU, and first to go when memory runs out.
 NICE = 5
 OOM_SCORE = 500
+MOST_OOM_SCORE = 1000
 # How long an end waits for processes that will not die (in uninterruptible sleep, or another user's).
 KILL_SECONDS = 10.0
 
@@ -122,7 +123,9 @@ def become_worker(parent: int) -> None:
         os.nice(NICE)
     # With autogroups, `nice` counts within a process session only: the group has one of its own.
     _write("/proc/self/autogroup", str(NICE))
-    _write("/proc/self/oom_score_adj", str(OOM_SCORE))
+    # From where it is: in a pod everything begins near the most.
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj") as file:
+        _write(file.name, str(min(int(file.read()) + OOM_SCORE, MOST_OOM_SCORE)))
 
 
 def default_signals() -> None:

@@ -82,7 +82,28 @@ print(json.dumps({
     assert found["stdin"] == "/dev/null"
     assert found["leader"]
     assert found["nice"] > os.nice(0)
-    assert found["oom"] == 500
+    assert found["oom"] == int(Path("/proc/self/oom_score_adj").read_text()) + 500
+
+
+def test_in_a_pod_too_a_program_is_the_first_to_go() -> None:
+    """There all begins near the most that there is."""
+    script = """
+import os
+from kernelbox_kernel import process
+def score(value=None):
+    with open("/proc/self/oom_score_adj", "w" if value else "r") as file:
+        return file.write(value) if value else int(file.read())
+score("990")
+if os.fork() == 0:
+    process.become_worker(os.getppid())
+    print(score(), flush=True)
+    os._exit(0)
+os.wait()
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", script], cwd=ENTRY.parents[1], capture_output=True, text=True, check=True
+    )
+    assert ran.stdout == "1000\n"
 
 
 def test_every_exit_is_told_once_and_no_zombie_stays(session: Session) -> None:

@@ -67,7 +67,10 @@ async fn memory_that_runs_out_ends_the_cell_and_not_the_pod() {
 #[ignore = "needs a cluster: make test-cluster"]
 async fn the_containers_own_limit_of_memory_ends_the_sandbox() {
     let cluster = Cluster::open().await;
-    let changes = json!({"resources": {"requests": {"memory": "256Mi"}, "limits": {"memory": "512Mi"}}, "workspace": {"medium": "Memory", "size": "2Gi"}});
+    // Where requests are limits, nothing of a pod is soon ended, so that one part can be put before the others.
+    let all = json!({"cpu": "500m", "memory": "512Mi"});
+    let changes =
+        json!({"resources": {"requests": all, "limits": all}, "workspace": {"medium": "Memory", "size": "2Gi"}});
     cluster.template("small", changes, 1).await;
     let mut client = cluster.client().await;
     let session = of_template(&mut client, "small").await;
