@@ -2,7 +2,10 @@
 //! retire before it and connections that break under it, to its last event. Clients and the agent run code through it alike.
 //!
 //! It runs in a task of its own until the sandbox has the execution: work goes on without its client unless it was asked not to.
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures::{StreamExt as _, stream::BoxStream};
 use kernelbox_proto::{
@@ -24,8 +27,10 @@ use crate::{
     store::Micros,
 };
 
-/// Sandboxes that retire before the call, and broken connections without an event between, at most.
+/// Sandboxes that retire before the call, at most.
 const TRIES: usize = 6;
+/// How long a sandbox may be unreachable: by then a cluster has given up its node, and says that it is lost.
+const UNREACHABLE: Duration = Duration::from_mins(3);
 /// Events on their way to a client that is slow; the rest waits in the sandbox.
 const BUFFER: usize = 16;
 /// How long a client that does not read is waited for with the last word.
@@ -54,6 +59,8 @@ pub(crate) struct Follow {
     last: i64,
     /// The sandbox has the execution.
     known: bool,
+    /// Since when connections have been breaking without an event between.
+    unreachable: Option<Instant>,
 }
 
 /// Why there is nothing more to follow.
@@ -69,7 +76,7 @@ impl Follow {
             Start::Execute(_) => 0,
             Start::Resume { after, .. } => *after,
         };
-        Self { router, slot, start, last, known: false }
+        Self { router, slot, start, last, known: false, unreachable: None }
     }
 
     /// Its events. `held` is let go when nothing is left to do for it, which can be after the stream was dropped.
@@ -118,7 +125,21 @@ impl Follow {
                 Err(status) => status,
             };
             match self.router.verdict(&self.slot, &live, &status).await {
-                Verdict::NotRun | Verdict::Broken => {}
+                Verdict::NotRun => {}
+                Verdict::Broken => {
+                    tries += 1;
+                    match self.unreachable {
+                        Some(since) if since.elapsed() >= UNREACHABLE => return End::Failed(broken()),
+                        Some(_) => {}
+                        None => {
+                            self.unreachable = Some(Instant::now());
+                            let stage = SandboxStage { stage: Stage::Unreachable.into(), ..Default::default() };
+                            if out.send(Ok(self.stage(stage))).await.is_err() && self.may_stop() {
+                                return End::ClientGone;
+                            }
+                        }
+                    }
+                }
                 Verdict::Refused(error) | Verdict::Lost(error) => return End::Failed(error),
             }
         }
@@ -198,6 +219,7 @@ impl Follow {
                 }
             }
             *tries = TRIES;
+            self.unreachable = None;
             self.last = event.sequence;
             let finished = matches!(event.kind, Some(Kind::Finished(_)));
             // The sandbox has it: it goes on, or was asked to end with its client, whose stream ends here.

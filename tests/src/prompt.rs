@@ -18,13 +18,12 @@ pub struct Prompt {
     pub check: fn(&Given) -> Result<(), String>,
 }
 
-pub const SINE: Prompt = Prompt {
-    question: "Plot a sine wave and show it to me.",
-    file: None,
-    check: |given| match given.pictures.iter().any(is_drawn) {
-        true => Ok(()),
-        false => Err("no chart was shown".to_owned()),
-    },
+pub const SINE: Prompt = Prompt { question: "Plot a sine wave and show it to me.", file: None, check: shows_chart };
+
+pub const ANALYSIS: Prompt = Prompt {
+    question: "Analyze this dataset and plot something interesting",
+    file: Some(("bike-rentals.csv", include_str!("../../examples/bike-rentals.csv"))),
+    check: shows_chart,
 };
 
 pub const PRODUCT: Prompt = Prompt {
@@ -172,6 +171,13 @@ impl Turned {
 
 pub fn decoded(png: &[u8]) -> Result<DynamicImage, String> {
     image::load_from_memory(png).map_err(|error| format!("a picture of {} bytes: {error}", png.len()))
+}
+
+fn shows_chart(given: &Given) -> Result<(), String> {
+    match given.pictures.iter().any(is_drawn) {
+        true => Ok(()),
+        false => Err("no chart was shown".to_owned()),
+    }
 }
 
 /// Something is on the picture, and it is no thumbnail.

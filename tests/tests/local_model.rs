@@ -6,7 +6,7 @@ use std::time::Instant;
 use kernelbox_proto::v1::{execution_event, turn_event::Kind};
 use kernelbox_tests::{
     Client, Given, LocalModel, Prompt, Turned,
-    prompt::{EXCEL, PI, PRODUCT, SINE, SUMS},
+    prompt::{ANALYSIS, EXCEL, PI, PRODUCT, SINE, SUMS},
 };
 
 const TRIES: usize = 3;
@@ -21,7 +21,7 @@ async fn few() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs the local model, takes minutes: make test-model"]
 async fn all() {
-    each_passes(&[PRODUCT, SUMS, SINE, PI, EXCEL]).await;
+    each_passes(&[PRODUCT, SUMS, SINE, PI, EXCEL, ANALYSIS]).await;
 }
 
 /// Asks each until it has passed or failed often enough, and says how it went.

@@ -20,7 +20,8 @@ kernel: variables, imports and files stay from one call to the next.
 - The working directory is /workspace. The user's files are there. Use relative paths, such as open('data.csv').
 - Look at data before you use it: print its columns, types and first rows.
 - Print what you want to see. The value of the last line is shown too.
-- Draw charts with matplotlib and show them with plt.show(). The user sees every chart that you show.
+- Draw charts with matplotlib (import matplotlib.pyplot as plt) and show them with plt.show(). The user \
+sees every chart that you show.
 - Save a file in the working directory only if the user wants a file. The user gets every file that you save.
 - To use a package, import it. Missing packages install themselves on import.
 - If code fails, read the error, find its cause and fix the code. Do not run the same code again. If it cannot be done, say why.

@@ -38,6 +38,7 @@ pub(super) fn waiting(stage: &SandboxStage) -> String {
         Stage::Queued => format!("waiting for capacity, place {}", stage.position),
         Stage::Scheduling => "waiting for a node".to_owned(),
         Stage::Pulling => "pulling the image".to_owned(),
+        Stage::Unreachable => "the sandbox does not answer, waiting for it".to_owned(),
         Stage::Restoring => "restoring the session".to_owned(),
         _ => "starting the kernel".to_owned(),
     };

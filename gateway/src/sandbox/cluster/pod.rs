@@ -21,7 +21,7 @@ use super::controller::Controller;
 use crate::sandbox::{Authorized, Ended, Sandbox, SandboxChannel, Scope, TokenSource};
 
 /// A supervisor that answers neither a call nor a ping for twice this is not there.
-const KEEPALIVE: Duration = Duration::from_secs(4);
+const KEEPALIVE: Duration = Duration::from_secs(3);
 /// A token is renewed when so much of its life is left; then it is tried again and again.
 const RENEW: Duration = Duration::from_secs(LIFE.as_secs() / 2);
 const AGAIN: Duration = Duration::from_secs(5);
