@@ -5,9 +5,8 @@ use clap::Args;
 use kernelbox_proto::controller::v1::allocator_service_server::AllocatorServiceServer;
 use kube::{Api, Client};
 use tokio::task::JoinSet;
-use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Server;
+use tonic::transport::{Server, server::TcpIncoming};
 
 use crate::{
     admin::{self, Admin},
@@ -119,12 +118,14 @@ pub async fn serve(args: ServeArgs, stop: CancellationToken) -> Result<(), Serve
         .register_encoded_file_descriptor_set(kernelbox_proto::FILE_DESCRIPTOR_SET)
         .build_v1()?;
     let service = AllocatorServiceServer::new(allocator);
+    // Else the end of an answer waits for the other side's acknowledgement, which takes its time.
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let served = Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(10)))
         .add_service(health_service)
         .add_service(reflection)
         .add_service(service)
-        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), stop.clone().cancelled_owned());
+        .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
     let drained = async {
         stop.cancelled().await;
         tokio::time::sleep(DRAIN).await;

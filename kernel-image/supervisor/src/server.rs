@@ -18,9 +18,9 @@ use tokio::{
     sync::watch,
     task::JoinHandle,
 };
-use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
+use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Server;
+use tonic::transport::{Server, server::TcpIncoming};
 use tonic_health::ServingStatus;
 
 use self::ending::{Ending, Endings};
@@ -73,7 +73,7 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_service_status("", ServingStatus::NotServing).await;
     let code = SandboxServiceServer::new(service).max_decoding_message_size(MAX_MESSAGE);
-    let router = Server::builder().tcp_nodelay(true).add_service(health_service).add_service(code);
+    let router = Server::builder().add_service(health_service).add_service(code);
     let stop = CancellationToken::new();
     let stopped = stop.clone().cancelled_owned();
     let serving: std::pin::Pin<Box<dyn Future<Output = _> + Send>> = match args.listen.strip_prefix("unix:") {
@@ -87,7 +87,9 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
             let listener = TcpListener::bind(&args.listen).await;
             let listener = listener.with_context(|| format!("cannot listen on {}", args.listen))?;
             tracing::info!(address = %listener.local_addr()?, "listening");
-            Box::pin(router.serve_with_incoming_shutdown(TcpListenerStream::new(listener), stopped))
+            // Else the end of an answer waits for the other side's acknowledgement, which takes its time.
+            let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+            Box::pin(router.serve_with_incoming_shutdown(incoming, stopped))
         }
     };
     let mut serving = tokio::spawn(serving);
