@@ -53,7 +53,7 @@ bench-turns: tools release ## Turns beside codeinterpreterapi, interleaved; what
 	@scripts/tools codeinterpreterapi
 	python tests/bench/turns.py
 
-cluster: ## Starts a real Kubernetes node on this machine (root, Linux); prints its KUBECONFIG. tests/cluster/README.md
+cluster: ## Starts a real Kubernetes on this machine (root, Linux); prints its KUBECONFIG. tests/cluster/README.md
 	@tests/cluster/up
 
 cluster-down: ## Stops it; nothing is left of it.

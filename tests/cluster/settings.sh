@@ -13,16 +13,23 @@ SERVICE_RANGE=10.96.0.0/16
 DNS_ADDRESS=10.96.0.10
 POD_RANGE=10.244.0.0/16
 
-# The node: all that a second one would have of its own.
-NODE_NAME=node0
-NODE_ADDRESS=10.99.0.2
-NODE_STATE="$STATE/$NODE_NAME"
-NODE_CGROUP="kernelbox-cluster/$NODE_NAME"
+# The first node has the control plane and takes all pods. The second one says that it has accelerators, and takes pods that ask for one.
+NODES=(0 1)
+ACCELERATOR=nvidia.com/gpu
+ACCELERATORS=2
+# on_node NUMBER: from now on it is meant. All that a node has of its own.
+on_node() {
+  NODE_NAME="node$1"
+  NODE_ADDRESS="10.99.0.$((2 + $1))"
+  NODE_STATE="$STATE/$NODE_NAME"
+  NODE_CGROUP="kernelbox-cluster/$NODE_NAME"
+}
+on_node 0
 
 # A node sees its state folder at one fixed place, whatever it is called outside.
 INSIDE=/mnt
 SOCKET="$INSIDE/containerd.sock"
-API_SERVER="https://$NODE_ADDRESS:6443"
+API_SERVER="https://10.99.0.2:6443"
 
 PAUSE_IMAGE=kernelbox.test/pause:1
 PROBE_IMAGE=kernelbox.test/probe:1

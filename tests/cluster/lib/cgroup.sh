@@ -1,4 +1,4 @@
-# The cgroup that holds the node's pods. It is the one thing that does not go with the namespaces.
+# The cgroups that hold the nodes' pods. They are the one thing that does not go with the namespaces.
 
 # hierarchies: where cgroups are mounted: one place (v2), or one for each controller (v1).
 hierarchies() { awk '$3 == "cgroup" || $3 == "cgroup2" { print $2 }' /proc/mounts; }
@@ -26,4 +26,4 @@ cgroups_removed() {
   done < <(hierarchies)
 }
 
-remove_cgroups() { wait_for "the end of the cgroups $NODE_CGROUP" cgroups_removed; }
+remove_cgroups() { wait_for "the end of the cgroups ${NODE_CGROUP%%/*}" cgroups_removed; }

@@ -1,6 +1,6 @@
 # Who may speak to the API server: keys, tokens and kubeconfigs, made anew at each start. They never leave the state folder.
 
-USERS=(admin controller-manager scheduler kubelet proxy calico)
+USERS=(admin controller-manager scheduler proxy calico)
 
 # identity USER: the name and groups that its token stands for.
 identity() {
@@ -8,21 +8,33 @@ identity() {
     admin) echo 'admin,admin,"system:masters"' ;;
     controller-manager) echo 'system:kube-controller-manager,controller-manager' ;;
     scheduler) echo 'system:kube-scheduler,scheduler' ;;
-    kubelet) echo "system:node:$NODE_NAME,$NODE_NAME,\"system:nodes\"" ;;
     proxy) echo 'system:kube-proxy,proxy' ;;
     calico) echo 'calico,calico' ;;
   esac
 }
 
+# make_credentials: of the control plane, and of each node what its parts need.
 make_credentials() {
-  local folder="$NODE_STATE/credentials" user token
-  mkdir -m 700 "$folder"
-  (cd "$folder" && make_keys)
-  for user in "${USERS[@]}"; do
-    token="$(openssl rand -hex 32)"
-    printf '%s,%s\n' "$token" "$(identity "$user")" >>"$folder/tokens.csv"
-    make_kubeconfig "$user" "$token" >"$folder/$user.kubeconfig"
+  local first="$NODE_STATE/credentials" user number
+  mkdir -m 700 "$first"
+  (cd "$first" && make_keys)
+  for user in "${USERS[@]}"; do make_user "$user" "$(identity "$user")" "$first/$user.kubeconfig"; done
+  for number in "${NODES[@]}"; do
+    on_node "$number"
+    if [[ $NODE_STATE/credentials != "$first" ]]; then
+      mkdir -m 700 "$NODE_STATE/credentials"
+      cp "$first"/{authority.crt,proxy.kubeconfig,calico.kubeconfig} "$NODE_STATE/credentials/"
+    fi
+    make_user kubelet "system:node:$NODE_NAME,$NODE_NAME,\"system:nodes\"" "$NODE_STATE/credentials/kubelet.kubeconfig"
   done
+  on_node 0
+}
+
+make_user() { # make_user NAME IDENTITY KUBECONFIG
+  local token
+  token="$(openssl rand -hex 32)"
+  printf '%s,%s\n' "$token" "$2" >>"$first/tokens.csv"
+  make_kubeconfig "$1" "$token" "$first/authority.crt" >"$3"
 }
 
 make_keys() {
@@ -43,7 +55,7 @@ certificate() { # certificate NAME SUBJECT EXTENSION: signed by the authority
     -keyout "$1.key" -out "$1.crt" -subj "$2" -addext basicConstraints=critical,CA:FALSE -addext "$3" 2>/dev/null
 }
 
-make_kubeconfig() { # make_kubeconfig USER TOKEN
+make_kubeconfig() { # make_kubeconfig USER TOKEN AUTHORITY
   cat <<END
 apiVersion: v1
 kind: Config
@@ -51,7 +63,7 @@ clusters:
 - name: kernelbox-test
   cluster:
     server: $API_SERVER
-    certificate-authority-data: $(base64 -w0 "$NODE_STATE/credentials/authority.crt")
+    certificate-authority-data: $(base64 -w0 "$3")
 users:
 - name: $1
   user: {token: $2}

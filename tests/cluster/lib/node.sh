@@ -94,4 +94,28 @@ felix_ready() {
   inside bash -c 'exec 3<>/dev/tcp/127.0.0.1/9099 && printf "GET /readiness HTTP/1.0\r\n\r\n" >&3 && read -r -t 2 line <&3 && [[ $line == *" 20"* ]]'
 }
 
+# tell_accelerators: the kubelet knows of none, and forgets what was said of the node when it begins anew.
+tell_accelerators() {
+  local path="${ACCELERATOR//\//~1}"
+  kubectl patch node "$NODE_NAME" --subresource status --type json --patch "[
+    {\"op\": \"add\", \"path\": \"/status/capacity/$path\", \"value\": \"$ACCELERATORS\"},
+    {\"op\": \"add\", \"path\": \"/status/allocatable/$path\", \"value\": \"$ACCELERATORS\"}]" >/dev/null
+  kubectl label --overwrite node "$NODE_NAME" "$ACCELERATOR.present=true" >/dev/null
+  kubectl taint --overwrite node "$NODE_NAME" "$ACCELERATOR=present:NoSchedule" >/dev/null
+}
+
+# lay_routes: the way to this node's pods, from all other nodes and from this machine.
+lay_routes() {
+  local own="${NODE_NAME#node}" way number
+  way=("$(pod_range)" via "$NODE_ADDRESS")
+  ip route replace "${way[@]}"
+  for number in "${NODES[@]}"; do
+    on_node "$number"
+    [[ $number == "$own" ]] || inside ip route replace "${way[@]}"
+  done
+  on_node "$own"
+}
+
+pod_range() { kubectl get node "$NODE_NAME" -o 'jsonpath={.spec.podCIDR}' | grep .; }
+
 node_ready() { [[ "$(kubectl get node "$NODE_NAME" -o 'jsonpath={.status.conditions[?(@.type=="Ready")].status}')" == True ]]; }
