@@ -124,7 +124,8 @@ impl Follow {
                 Ok(end) => return end,
                 Err(status) => status,
             };
-            match self.router.verdict(&self.slot, &live, &status).await {
+            let has_run = self.known || matches!(self.start, Start::Resume { .. });
+            match self.router.verdict(&self.slot, &live, &status, has_run).await {
                 Verdict::NotRun => {}
                 Verdict::Broken => {
                     tries += 1;

@@ -156,7 +156,7 @@ impl Services {
                     Ok(None) => None,
                     Ok(Some(event)) => Some((Ok(event), Some((stream, permit, ended)))),
                     Err(status) => {
-                        let error = match router.verdict(&slot, &live, &status).await {
+                        let error = match router.verdict(&slot, &live, &status, true).await {
                             Verdict::Refused(error) | Verdict::Lost(error) => error,
                             Verdict::NotRun | Verdict::Broken => broken(),
                         };

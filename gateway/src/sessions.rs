@@ -200,7 +200,7 @@ impl SessionRouter {
             drop(call);
             match sent {
                 Ok(answer) => return Ok((answer.into_inner(), live)),
-                Err(status) => match self.verdict(slot, &live, &status).await {
+                Err(status) => match self.verdict(slot, &live, &status, false).await {
                     Verdict::NotRun => {}
                     Verdict::Broken => return Err(broken()),
                     Verdict::Lost(error) | Verdict::Refused(error) => return Err(error),

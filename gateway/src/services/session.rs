@@ -134,7 +134,7 @@ impl Sessions {
             let mut client = live.sandbox.client(Scope::Session);
             match tokio::time::timeout(KEEP_ALIVE, client.keep_alive(request)).await {
                 Ok(Ok(_)) => {}
-                Ok(Err(status)) => match self.services.router.verdict(&slot, &live, &status).await {
+                Ok(Err(status)) => match self.services.router.verdict(&slot, &live, &status, false).await {
                     // A sandbox that is gone need not be kept.
                     Verdict::NotRun | Verdict::Lost(_) | Verdict::Broken => {}
                     Verdict::Refused(error) => return Err(error),

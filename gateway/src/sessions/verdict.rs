@@ -23,7 +23,8 @@ pub(crate) enum Verdict {
 }
 
 impl SessionRouter {
-    pub(crate) async fn verdict(&self, slot: &Arc<Slot>, live: &Arc<Live>, status: &Status) -> Verdict {
+    /// `has_run`: what the call is about is known to have begun there.
+    pub(crate) async fn verdict(&self, slot: &Arc<Slot>, live: &Arc<Live>, status: &Status, has_run: bool) -> Verdict {
         let error = Error::from_status(status);
         if error.code == ErrorCode::SandboxRetired {
             slot.leave(live);
@@ -37,7 +38,7 @@ impl SessionRouter {
         }
         tracing::debug!(session = %slot.id, error = status as &dyn std::error::Error, "a call to a sandbox broke");
         match tokio::time::timeout(ENDS_WITHIN, live.sandbox.ended()).await {
-            Ok(_) if never_sent(status) => {
+            Ok(_) if !has_run && never_sent(status) => {
                 slot.leave(live);
                 Verdict::NotRun
             }

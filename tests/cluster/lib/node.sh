@@ -86,7 +86,8 @@ start_felix() {
     # A pod may reach its node unless a policy forbids it.
     FELIX_DEFAULTENDPOINTTOHOSTACTION=ACCEPT
   )
-  launch calico-felix calico-felix
+  # It ends when the machine's network changes, to be begun anew.
+  launch calico-felix bash -c 'while :; do calico-felix; sleep 1; done'
 }
 
 felix_ready() {

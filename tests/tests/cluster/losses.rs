@@ -1,5 +1,5 @@
 //! Pods that end by themselves or by others: who waits is told the reason, and the session goes on in another.
-use std::time::Duration;
+use std::{process::Command, time::Duration};
 
 use kernelbox_api::{EndReason, Sandbox};
 use kernelbox_proto::v1::{ErrorCode, ExecuteRequest, ExecutionStatus, Stage, execution_event::Kind};
@@ -149,6 +149,66 @@ async fn one_that_does_not_answer_is_told_of_and_goes_on_when_it_does() {
     assert_eq!(finished.status(), ExecutionStatus::Ok);
     assert_eq!(stdout, (0..60).map(|step| format!("{step}\n")).collect::<String>());
     assert_eq!(cluster.live(&session).await.unwrap().spec.generation, Some(1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a cluster: make test-cluster"]
+async fn a_node_that_is_lost_takes_its_sandboxes_with_it_after_its_grace() {
+    let cluster = Cluster::open().await;
+    let accelerator = json!({"resource": {"name": "nvidia.com/gpu", "count": 1},
+        "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}]});
+    cluster.template("gpu", json!({"accelerator": accelerator}), 0).await;
+    let mut client = cluster.client().await;
+    let session = of_template(&mut client, "gpu").await;
+    client.run(&session, "print(1)").await.ok();
+    let sandbox = cluster.live(&session).await.unwrap();
+    let node = sandbox.status.clone().unwrap().node.unwrap();
+    let code = "print('on', flush=True)\nimport time; time.sleep(600)";
+    let request = ExecuteRequest { session: session.clone(), code: code.into(), ..Default::default() };
+    let mut events = client.code.execute(request).await.unwrap().into_inner();
+    while !matches!(events.message().await.unwrap().unwrap().kind, Some(Kind::Stdout(_))) {}
+
+    let cut = Cable::cut(&node);
+    let unreachable = async {
+        let is_told = |kind| matches!(kind, Some(Kind::Stage(stage)) if stage.stage() == Stage::Unreachable);
+        while !is_told(events.message().await.unwrap().unwrap().kind) {}
+    };
+    timeout(UNREACHABLE, unreachable).await.expect("the client is told in time");
+    let error = loop {
+        if let Err(status) = events.message().await {
+            break status;
+        }
+    };
+
+    assert_eq!(code_of(&error), ErrorCode::SandboxLost, "{error:?}");
+    assert!(error.message().contains("NodeLost"), "{error:?}");
+    assert_eq!(cluster.ended(&session).await, EndReason::NodeLost);
+    drop(cut);
+    cluster.pod_gone(&sandbox).await;
+    assert_eq!(client.run(&session, "print(2)").await.ok(), "2\n");
+    assert_eq!(cluster.live(&session).await.unwrap().spec.generation, Some(2));
+}
+
+/// The cable between a node and all else, on the machine of the tests. It is mended when this is dropped.
+struct Cable(String);
+
+impl Cable {
+    fn cut(node: &str) -> Self {
+        let cable = Self(format!("kbx0-{node}"));
+        cable.set("down");
+        cable
+    }
+
+    fn set(&self, state: &str) {
+        let done = Command::new("ip").args(["link", "set", &self.0, state]).status().unwrap();
+        assert!(done.success(), "{} {state}: the nodes are those of tests/cluster", self.0);
+    }
+}
+
+impl Drop for Cable {
+    fn drop(&mut self) {
+        self.set("up");
+    }
 }
 
 /// The supervisor's process, on the machine of the tests, which is that of the node.
