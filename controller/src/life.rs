@@ -1,7 +1,8 @@
 //! A sandbox' life, one step at a time: what is to be done about it now. Pure, and the same on every leader.
 //!
-//! All writes of a life: two creations, the status when it is ready, the claim, the status when it ended, two deletions. One that
-//! somebody waits for and that takes long tells so in its status, too; it was not claimed then, but made for its session.
+//! All writes of a life: two creations, the status when it is ready, the claim, the status when it ended, two deletions; and, where a
+//! session keeps one that was warm for more than a moment, that its pod is not to be moved. One that somebody waits for and that takes
+//! long tells so in its status instead; it was not claimed then, but made for its session.
 use std::time::Duration;
 
 use k8s_openapi::{
@@ -11,12 +12,17 @@ use k8s_openapi::{
 };
 use kernelbox_api::{EndReason, Lifecycle, Phase, Sandbox, SandboxStatus, StageTimes};
 
-use crate::pod::observe::{Observed, observe};
+use crate::pod::{
+    moving::may_move,
+    observe::{Observed, observe},
+};
 
 /// How long the story of one that ended can be read.
 pub const KEPT: Duration = Duration::from_secs(600);
 /// Who waits longer than this is told in the status, too.
 const LONG: Duration = Duration::from_secs(5);
+/// A pod that a session has for so long is not to be moved. Claims come in crowds, and this need not be done amid one.
+const SETTLED: Duration = Duration::from_secs(5);
 /// One that is retired with something unsaved, or does not answer, is asked again after so long; the longer it is so, the later.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 const ASK_AT_LAST: Duration = Duration::from_mins(1);
@@ -64,6 +70,8 @@ pub enum Step {
     Wait(Option<Duration>),
     CreatePod,
     Tell(Box<SandboxStatus>),
+    /// A session has settled in it.
+    KeepPodInPlace,
     /// To be told in the status; its pod goes next.
     End(EndReason, String),
     DeletePod,
@@ -91,7 +99,7 @@ pub fn next(facts: &Facts<'_>) -> Step {
         Observed::Ready { address, node } if phase != Some(Phase::Ready) => {
             Step::Tell(Box::new(ready(facts, pod, address, node)))
         }
-        _ if phase == Some(Phase::Ready) => while_ready(facts),
+        _ if phase == Some(Phase::Ready) => while_ready(facts, pod),
         Observed::Scheduling(words) => starting(facts, pod, "waits for a node", &words),
         Observed::Pulling(words) => starting(facts, pod, "waits for its image", &words),
         Observed::Starting | Observed::Ready { .. } => starting(facts, pod, "waits for its first kernel", ""),
@@ -149,7 +157,7 @@ fn starting(facts: &Facts<'_>, pod: &Pod, what: &str, words: &str) -> Step {
     }
 }
 
-fn while_ready(facts: &Facts<'_>) -> Step {
+fn while_ready(facts: &Facts<'_>, pod: &Pod) -> Step {
     let lifecycle = facts.lifecycle;
     let (status, spec) = (facts.sandbox.status.clone().unwrap_or_default(), &facts.sandbox.spec);
     let of = |time: &Option<MicroTime>| time.as_ref().map(|it| it.0);
@@ -165,6 +173,12 @@ fn while_ready(facts: &Facts<'_>) -> Step {
             () => Step::Wait(Some(life)),
         };
     }
+    let settles = match of(&spec.claim_time).filter(|_| may_move(pod)).map(|claimed| rest(facts.now, claimed, SETTLED))
+    {
+        Some(None) => return Step::KeepPodInPlace,
+        Some(settles) => settles,
+        None => None,
+    };
     let idle_timeout = idle_timeout(facts.sandbox, lifecycle);
     match facts.answer {
         Some(Answer::Retired { unsaved: false, .. }) => {
@@ -197,7 +211,7 @@ fn while_ready(facts: &Facts<'_>) -> Step {
     let last =
         [of(&spec.claim_time), of(&status.stages.kernel_ready), said].into_iter().flatten().max().unwrap_or(begun);
     match rest(facts.now, last, idle_timeout) {
-        Some(idle) => Step::Wait(Some(idle.min(life))),
+        Some(idle) => Step::Wait(Some(idle.min(life).min(settles.unwrap_or(idle)))),
         None => Step::AskWhetherIdle,
     }
 }

@@ -1,4 +1,5 @@
 //! The pod of a sandbox, as its template wants it and as safe as every sandbox is. Pure.
+pub mod moving;
 pub mod observe;
 mod overlay;
 
@@ -73,6 +74,9 @@ pub fn build(
     if let Some(pool) = sandbox.labels().get(POOL_LABEL) {
         labels.insert(POOL_LABEL.to_owned(), pool.clone());
     }
+    if sandbox.spec.session.is_some() {
+        pod.metadata.annotations.get_or_insert_default().extend(moving::annotations(false));
+    }
     pod.metadata.namespace = sandbox.namespace();
     pod.metadata.name = Some(name);
     pod.metadata.owner_references = sandbox.controller_owner_ref(&()).map(|owner| vec![owner]);
@@ -110,15 +114,10 @@ pub fn shape(template: &SandboxTemplate, platform: &Platform) -> Result<Pod, Bui
         ("app.kubernetes.io/managed-by", "kernelbox-controller".to_owned()),
         (TEMPLATE_LABEL, template.name_any()),
     ];
-    // A warm one may be moved at any time; the claim takes this back.
-    let annotations = [("cluster-autoscaler.kubernetes.io/safe-to-evict", "true".to_owned())];
-    let named = |pairs: &[(&str, String)]| pairs.iter().map(|(k, v)| ((*k).to_owned(), v.clone())).collect();
+    let labels = labels.map(|(key, value)| (key.to_owned(), value)).into();
+    let annotations = moving::annotations(true);
     let pod = Pod {
-        metadata: ObjectMeta {
-            labels: Some(named(&labels)),
-            annotations: Some(named(&annotations)),
-            ..Default::default()
-        },
+        metadata: ObjectMeta { labels: Some(labels), annotations: Some(annotations), ..Default::default() },
         spec: Some(own),
         status: None,
     };

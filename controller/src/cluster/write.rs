@@ -1,5 +1,5 @@
 //! Writes: each guarded, each with a limit, each known to the caches once it is answered.
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use k8s_openapi::api::core::v1::Pod;
 use kernelbox_api::{Sandbox, SandboxPool, SandboxPoolStatus, SandboxStatus, SandboxTemplate, SandboxTemplateStatus};
@@ -7,7 +7,7 @@ use kube::{
     ResourceExt as _,
     api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::Cluster;
 
@@ -111,6 +111,14 @@ impl Cluster {
     pub async fn create_pod(&self, pod: &Pod) -> Result<(), WriteError> {
         let made = self.within("create", "pods", self.api().create(&PostParams::default(), pod)).await?;
         self.pods.wrote(&made);
+        Ok(())
+    }
+
+    pub async fn annotate_pod(&self, known: &Pod, annotations: BTreeMap<String, String>) -> Result<(), WriteError> {
+        let metadata = json!({ "uid": known.uid(), "annotations": annotations });
+        let (api, params, patch) = (self.api(), PatchParams::default(), json!({ "metadata": metadata }));
+        let now = self.within("patch", "pods", api.patch(&known.name_any(), &params, &Patch::Merge(patch))).await?;
+        self.pods.wrote(&now);
         Ok(())
     }
 

@@ -78,6 +78,10 @@ impl Leader {
                 None => Ok(()),
             },
             Step::Tell(status) => self.tell(&sandbox, *status).await,
+            Step::KeepPodInPlace => match known {
+                Some(pod) => cluster.annotate_pod(&pod, pod::moving::annotations(false)).await,
+                None => Ok(()),
+            },
             Step::End(reason, message) => {
                 let status = life::ended(&sandbox, known.as_deref(), reason, message, Timestamp::now());
                 tracing::info!(sandbox = sandbox.name_any(), session = sandbox.spec.session, %reason, "a sandbox ends");

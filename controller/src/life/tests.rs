@@ -3,6 +3,7 @@ use kernelbox_api::{Lifecycle, Sandbox};
 use serde_json::{Value, json};
 
 use super::*;
+use crate::pod::moving;
 
 const NOW: i64 = 1_000_000;
 
@@ -36,7 +37,14 @@ fn pod(age: i64, status: Value) -> Pod {
     .unwrap()
 }
 
+/// One that is not to be moved any more.
 fn ready_pod(age: i64) -> Pod {
+    let mut pod = new_pod(age);
+    pod.metadata.annotations = Some(moving::annotations(false));
+    pod
+}
+
+fn new_pod(age: i64) -> Pod {
     pod(
         age,
         json!({"phase": "Running", "podIP": "10.1.2.3", "conditions": [
@@ -222,4 +230,14 @@ fn a_session_may_want_a_shorter_idle_timeout_and_no_longer_one() {
     };
     assert_eq!(asked_after("20s"), 20);
     assert_eq!(asked_after("10h"), 15 * 60, "the template's");
+}
+
+#[test]
+fn the_pod_of_a_session_that_stays_is_not_to_be_moved() {
+    let since = |claim: i64, pod: &Pod| step(&claimed(claim, ready_status()), Some(pod), |_| {});
+    let new = new_pod(90);
+    assert_eq!(since(NOW - 4, &new), Step::Wait(Some(Duration::from_secs(1))), "it may be back soon");
+    assert_eq!(since(NOW - 5, &new), Step::KeepPodInPlace);
+    assert_eq!(since(NOW - 5, &ready_pod(90)), Step::Wait(Some(Duration::from_secs(895))), "it was told once");
+    assert!(matches!(step(&warm(ready_status()), Some(&new), |_| {}), Step::Wait(Some(_))), "nobody has it");
 }

@@ -32,6 +32,8 @@ struct Model {
     now: i64,
     next: usize,
     writes: HashMap<String, usize>,
+    /// Whose pods are not to be moved: one write more.
+    kept_in_place: HashSet<String>,
     ends: Vec<EndReason>,
 }
 
@@ -43,7 +45,7 @@ impl Model {
         let mut world = World::default();
         world.templates.insert("t".into(), Template { template, hash: Some("h1".into()), problem: None });
         world.pools.push(Arc::new(object("SandboxPool", "t", spec, json!({}))));
-        Self { world, now: NOW, next: 0, writes: HashMap::new(), ends: Vec::new() }
+        Self { world, now: NOW, next: 0, writes: HashMap::new(), kept_in_place: HashSet::new(), ends: Vec::new() }
     }
 
     fn add(&mut self, spec: Value) -> String {
@@ -119,6 +121,11 @@ impl Model {
                 Step::Tell(status) => {
                     sandbox.status = Some(*status);
                     self.put(sandbox);
+                }
+                Step::KeepPodInPlace => {
+                    let pod = Arc::make_mut(self.world.pods.get_mut(&name).unwrap());
+                    pod.annotations_mut().extend(crate::pod::moving::annotations(false));
+                    assert!(self.kept_in_place.insert(name), "it is told once");
                 }
                 Step::End(reason, words) => {
                     sandbox.status = Some(life::ended(&sandbox, pod.as_deref(), reason, words, time(self.now)));

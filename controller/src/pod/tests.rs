@@ -47,6 +47,17 @@ fn an_accelerator_brings_its_devices_nodes_and_memory() {
 }
 
 #[test]
+fn one_made_for_a_session_is_not_to_be_moved() {
+    let mut sandbox =
+        Sandbox::new("default-1", serde_json::from_value(json!({"templateRef": {"name": "default"}})).unwrap());
+    let may_move =
+        |sandbox: &Sandbox| moving::may_move(&build(sandbox, &template(json!({})), "h1", &platform()).unwrap());
+    assert!(may_move(&sandbox), "a warm one");
+    sandbox.spec.session = Some("sessions/a".into());
+    assert!(!may_move(&sandbox));
+}
+
+#[test]
 fn it_is_isolated_as_its_template_says() {
     let spec = made(json!({"isolation": {"hostUsers": false, "runtimeClassName": "gvisor"}})).spec.unwrap();
     assert_eq!((spec.host_users, spec.runtime_class_name.as_deref()), (Some(false), Some("gvisor")));
