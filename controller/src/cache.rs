@@ -116,6 +116,12 @@ impl<K: Resource<DynamicType = ()> + Clone + Debug> Cache<K> {
         self.changes.tell();
     }
 
+    /// There can be no resource of this kind.
+    pub fn has_none(&self) {
+        self.write().is_complete = true;
+        self.changes.tell();
+    }
+
     /// Takes what the watch says, until it ends.
     pub async fn follow(&self, events: impl Stream<Item = watcher::Result<Event<K>>>) {
         let mut events = std::pin::pin!(events);

@@ -8,15 +8,19 @@ use std::{
     time::Duration,
 };
 
-use k8s_openapi::{api::core::v1::Pod, jiff::Timestamp};
+use k8s_openapi::{
+    api::{core::v1::Pod, networking::v1::NetworkPolicy},
+    jiff::Timestamp,
+};
 use kernelbox_api::{
     Lifecycle, Phase, Sandbox, SandboxPool, SandboxPoolStatus, SandboxTemplate, SandboxTemplateStatus,
-    TEMPLATE_HASH_LABEL,
+    TEMPLATE_HASH_LABEL, TEMPLATE_LABEL,
 };
 use kube::ResourceExt as _;
 
 use crate::{
     life::{self, Answer, Step},
+    policy,
     queue::{self, Room, Waiting},
     size::{self, Bounds},
 };
@@ -34,6 +38,8 @@ pub struct World {
     pub sandboxes: Vec<Arc<Sandbox>>,
     /// By name, which is its sandbox'.
     pub pods: HashMap<String, Arc<Pod>>,
+    /// Ours, by their names.
+    pub policies: HashMap<String, Arc<NetworkPolicy>>,
     /// What supervisors said last, by the sandbox' name.
     pub answers: HashMap<String, Answer>,
 }
@@ -47,11 +53,12 @@ impl World {
     }
 }
 
-/// A template, and the hash of the pods that are made from it now; none where none can be.
+/// A template, and the hash and the policy of the pods that are made from it now; none where none can be.
 #[derive(Debug, Clone)]
 pub struct Template {
     pub template: Arc<SandboxTemplate>,
     pub hash: Option<String>,
+    pub policy: Option<NetworkPolicy>,
     /// Why there is none.
     pub problem: Option<String>,
 }
@@ -67,6 +74,9 @@ pub struct Plan {
     pub pools: Vec<(Arc<SandboxPool>, SandboxPoolStatus)>,
     /// The same for templates.
     pub templates: Vec<(Arc<SandboxTemplate>, SandboxTemplateStatus)>,
+    /// Policies that are not as they should be, and those of which nothing is left that they are for.
+    pub apply: Vec<NetworkPolicy>,
+    pub lift: Vec<Arc<NetworkPolicy>>,
     /// When to look again though nothing changes.
     pub look_again: Option<Duration>,
 }
@@ -103,7 +113,8 @@ pub fn plan(world: &World, now: Timestamp) -> Plan {
     for sandbox in &world.sandboxes {
         of_template.entry(sandbox.spec.template_ref.name.as_str()).or_default().push(sandbox);
     }
-    for (name, known @ Template { template, hash, .. }) in &world.templates {
+    for (name, known @ Template { template, hash, policy, .. }) in &world.templates {
+        let is_enclosed = policy.as_ref().is_some_and(|policy| plan.take_policy(policy, world));
         let own = of_template.remove(name.as_str()).unwrap_or_default();
         let pool = world.pools.iter().find(|pool| pool.spec.template_ref.name == *name);
         let all: Vec<One<'_>> = own.iter().map(|sandbox| one(sandbox, world, hash.as_deref())).collect();
@@ -147,7 +158,7 @@ pub fn plan(world: &World, now: Timestamp) -> Plan {
                 sandbox: it.sandbox,
                 pod: world.pods.get(name).map(Arc::as_ref),
                 lifecycle: &template.spec.lifecycle,
-                is_admitted: admitted.contains(name) && hash.is_some(),
+                is_admitted: admitted.contains(name) && hash.is_some() && is_enclosed,
                 is_superseded: superseded.contains(name),
                 is_stale: it.is_stale && (!it.is_ready() || going.contains(name)),
                 is_surplus: surplus.contains(name),
@@ -197,10 +208,28 @@ pub fn plan(world: &World, now: Timestamp) -> Plan {
         };
         plan.take(sandbox, life::next(&facts));
     }
+    plan.lift = unneeded(world);
     plan
 }
 
+/// The policies of templates that are gone, as all their pods are.
+fn unneeded(world: &World) -> Vec<Arc<NetworkPolicy>> {
+    let of_pods = world.pods.values().filter_map(|pod| pod.labels().get(TEMPLATE_LABEL));
+    let needed: HashSet<String> =
+        world.templates.keys().chain(of_pods).map(|template| policy::name(template)).collect();
+    world.policies.iter().filter(|(name, _)| !needed.contains(*name)).map(|(_, policy)| Arc::clone(policy)).collect()
+}
+
 impl Plan {
+    /// Whether it is as it should be already. No pod is made before.
+    fn take_policy(&mut self, policy: &NetworkPolicy, world: &World) -> bool {
+        let is_there = world.policies.get(&policy.name_any()).is_some_and(|known| known.spec == policy.spec);
+        if !is_there {
+            self.apply.push(policy.clone());
+        }
+        is_there
+    }
+
     fn take(&mut self, sandbox: &Arc<Sandbox>, step: Step) {
         match step {
             Step::Wait(None) => {}

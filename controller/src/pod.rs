@@ -6,7 +6,7 @@ mod overlay;
 use k8s_openapi::{
     api::core::v1::{
         Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EmptyDirVolumeSource, EnvVar, EnvVarSource,
-        GRPCAction, ObjectFieldSelector, Pod, PodSecurityContext, PodSpec, Probe, ResourceFieldSelector,
+        GRPCAction, ObjectFieldSelector, Pod, PodDNSConfig, PodSecurityContext, PodSpec, Probe, ResourceFieldSelector,
         ResourceRequirements, SeccompProfile, SecurityContext, Toleration, Volume, VolumeMount,
     },
     apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::ObjectMeta},
@@ -86,6 +86,8 @@ pub fn build(
 /// All that the template's pods have in common.
 pub fn shape(template: &SandboxTemplate, platform: &Platform) -> Result<Pod, BuildError> {
     let spec = &template.spec;
+    let resolvers = Some(spec.egress.dns.resolvers.clone()).filter(|it| !it.is_empty());
+    let resolvers = resolvers.map(|it| PodDNSConfig { nameservers: Some(it), ..Default::default() });
     let own = PodSpec {
         automount_service_account_token: Some(false),
         enable_service_links: Some(false),
@@ -105,6 +107,8 @@ pub fn shape(template: &SandboxTemplate, platform: &Platform) -> Result<Pod, Bui
         }),
         node_selector: spec.accelerator.as_ref().map(|it| it.node_selector.clone()).filter(|it| !it.is_empty()),
         tolerations: Some(tolerations(spec.accelerator.as_ref())),
+        dns_policy: resolvers.as_ref().map(|_| "None".to_owned()),
+        dns_config: resolvers,
         containers: vec![container(spec)],
         volumes: Some(volumes(spec, platform)),
         ..Default::default()

@@ -1,7 +1,13 @@
 //! Puts the operator together and runs it: what is known of the cluster, the leader, and the service for gateways.
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use clap::Args;
+use ipnet::IpNet;
 use kernelbox_proto::controller::v1::allocator_service_server::AllocatorServiceServer;
 use kube::{Api, Client};
 use tokio::task::JoinSet;
@@ -19,6 +25,7 @@ use crate::{
     lease::Candidate,
     metrics::Metrics,
     pod::Platform,
+    policy::{ClusterDns, Surroundings},
 };
 
 /// How long calls may take to end after the first signal.
@@ -47,6 +54,18 @@ pub struct ServeArgs {
         default_value = "kernelbox:kernelbox-gateway"
     )]
     pub gateway_accounts: Vec<String>,
+    /// The pods that answer names to sandboxes, as NAMESPACE/LABEL=VALUE; empty for none
+    #[arg(long, env = "KERNELBOX_DNS_PODS", default_value = "kube-system/k8s-app=kube-dns")]
+    pub dns_pods: String,
+    /// Addresses that answer names to sandboxes, such as that of a resolver on every node
+    #[arg(long = "dns-address", env = "KERNELBOX_DNS_ADDRESSES", value_delimiter = ',')]
+    pub dns_addresses: Vec<IpAddr>,
+    /// Where both of them listen
+    #[arg(long = "dns-port", env = "KERNELBOX_DNS_PORTS", value_delimiter = ',', default_value = "53")]
+    pub dns_ports: Vec<u16>,
+    /// Networks that sandboxes never reach, beside all that are not public and what the cluster tells of its own
+    #[arg(long = "blocked-cidr", env = "KERNELBOX_BLOCKED_CIDRS", value_delimiter = ',')]
+    pub blocked_cidrs: Vec<IpNet>,
     /// The name of this replica, unlike all others; in a cluster its pod's
     #[arg(long, env = "KERNELBOX_IDENTITY")]
     pub identity: Option<String>,
@@ -60,12 +79,37 @@ pub enum ServeError {
     Client(#[source] kube::Error),
     #[error("cannot listen on {address} ({flag})")]
     Listen { address: SocketAddr, flag: &'static str, source: std::io::Error },
+    #[error("--dns-pods {0:?} is not NAMESPACE/LABEL=VALUE, such as kube-system/k8s-app=kube-dns")]
+    DnsPods(String),
     #[error("cannot make the metrics")]
     Metrics(#[from] prometheus::Error),
     #[error("cannot serve reflection")]
     Reflection(#[from] tonic_reflection::server::Error),
     #[error("the server ended")]
     Serve(#[from] tonic::transport::Error),
+}
+
+impl ServeArgs {
+    /// What its policies say of who is around sandboxes.
+    fn surroundings(&self) -> Result<Surroundings, ServeError> {
+        let of_accounts =
+            self.gateway_accounts.iter().filter_map(|account| Some(account.split_once(':')?.0.to_owned()));
+        let mut callers: Vec<String> = of_accounts.chain([self.namespace.clone()]).collect();
+        callers.sort_unstable();
+        callers.dedup();
+        let pods = match self.dns_pods.as_str() {
+            "" => None,
+            text => Some(dns_pods(text).ok_or_else(|| ServeError::DnsPods(text.to_owned()))?),
+        };
+        let dns = ClusterDns { pods, addresses: self.dns_addresses.clone(), ports: self.dns_ports.clone() };
+        Ok(Surroundings { callers, dns, blocked: self.blocked_cidrs.clone() })
+    }
+}
+
+fn dns_pods(text: &str) -> Option<(String, BTreeMap<String, String>)> {
+    let (namespace, labels) = text.split_once('/')?;
+    let (label, value) = labels.rsplit_once('=')?;
+    Some((namespace.to_owned(), [(label.to_owned(), value.to_owned())].into()))
 }
 
 /// Runs until `stop`.
@@ -76,7 +120,13 @@ pub async fn serve(args: ServeArgs, stop: CancellationToken) -> Result<(), Serve
     let platform = Platform::default();
     let keys = Keys::new(client.clone(), &args.namespace, &args.sandbox_namespace, platform.public_keys.clone());
     let keys = Arc::new(keys);
-    let cluster = Arc::new(Cluster::new(client.clone(), args.sandbox_namespace, platform, metrics.clone()));
+    let cluster = Arc::new(Cluster::new(
+        client.clone(),
+        args.sandbox_namespace.clone(),
+        platform,
+        args.surroundings()?,
+        metrics.clone(),
+    ));
     let identity = args.identity.unwrap_or_else(|| format!("replica-{}", rand::random::<u32>()));
     let events = Events::new(client.clone(), identity.clone());
     let candidate = Candidate::new(Api::namespaced(client.clone(), &args.namespace), "kernelbox-controller", identity);

@@ -139,9 +139,10 @@ pub struct Egress {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 100))]
     pub allow: Vec<AllowedPeer>,
-    /// With mode Internet: not these, beside all that is never reached.
+    /// With mode Internet: not these, beside all that is never reached. Such as 203.0.113.0/24.
     #[serde(default, rename = "blockedCIDRs", skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 100))]
+    #[schemars(length(max = 100), inner(length(max = 43)))]
+    #[x_kube(validation = ("self.all(it, isCIDR(it))", "must be networks, such as 203.0.113.0/24"))]
     pub blocked_cidrs: Vec<String>,
     /// With mode Internet: also to 2000::/3.
     #[serde(default)]
@@ -157,14 +158,16 @@ pub enum EgressMode {
     Internet,
     /// Nothing, and no DNS.
     None,
-    /// What `allow` says.
+    /// What `allow` says; names are answered by `dns.resolvers` alone.
     Allowlist,
 }
 
 /// A network that may be reached.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]
 pub struct AllowedPeer {
     /// Such as 203.0.113.0/24.
+    #[schemars(length(max = 43))]
+    #[x_kube(validation = ("isCIDR(self)", "must be a network, such as 203.0.113.0/24"))]
     pub cidr: String,
     /// None: all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -187,11 +190,13 @@ pub enum Protocol {
 }
 
 /// Who answers names.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Dns {
     /// Addresses of resolvers that sandboxes use in place of the cluster's DNS, whose answers tell the names of services.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 3), inner(length(max = 39)))]
+    #[x_kube(validation = ("self.all(it, isIP(it))", "must be addresses, such as 203.0.113.53"))]
     pub resolvers: Vec<String>,
 }
 

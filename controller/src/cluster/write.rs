@@ -1,7 +1,7 @@
 //! Writes: each guarded, each with a limit, each known to the caches once it is answered.
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::{core::v1::Pod, networking::v1::NetworkPolicy};
 use kernelbox_api::{Sandbox, SandboxPool, SandboxPoolStatus, SandboxStatus, SandboxTemplate, SandboxTemplateStatus};
 use kube::{
     ResourceExt as _,
@@ -131,6 +131,25 @@ impl Cluster {
                 None => self.pods.deleted(known),
             },
             Err(WriteError::Gone) => self.pods.deleted(known),
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// As it is to be, whoever changed it.
+    pub async fn apply_policy(&self, policy: &NetworkPolicy) -> Result<(), WriteError> {
+        let (api, params) = (self.api::<NetworkPolicy>(), PatchParams::apply("kernelbox-controller").force());
+        let (name, patch) = (policy.name_any(), Patch::Apply(policy));
+        let now = self.within("patch", "networkpolicies", api.patch(&name, &params, &patch)).await?;
+        self.policies.wrote(&now);
+        Ok(())
+    }
+
+    pub async fn delete_policy(&self, known: &NetworkPolicy) -> Result<(), WriteError> {
+        let (api, name) = (self.api::<NetworkPolicy>(), known.name_any());
+        let params = exactly(known.uid(), known.resource_version());
+        match self.within("delete", "networkpolicies", api.delete(&name, &params)).await {
+            Ok(_) | Err(WriteError::Gone) => self.policies.deleted(known),
             Err(error) => return Err(error),
         }
         Ok(())

@@ -44,6 +44,12 @@ impl Leader {
         for (template, status) in plan.templates {
             writes.push(Box::pin(async move { self.cluster.tell_template(&template, status).await }));
         }
+        for policy in plan.apply {
+            writes.push(Box::pin(async move { self.cluster.apply_policy(&policy).await }));
+        }
+        for policy in plan.lift {
+            writes.push(Box::pin(async move { self.cluster.delete_policy(&policy).await }));
+        }
         let guarded: Vec<BoxFuture<'_, bool>> =
             writes.into_iter().map(|write| Box::pin(self.guarded(write)) as BoxFuture<'_, bool>).collect();
         stream::iter(guarded).buffer_unordered(WRITES).fold(true, |all, one| async move { all && one }).await

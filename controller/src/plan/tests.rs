@@ -26,6 +26,15 @@ fn time(second: i64) -> Timestamp {
     Timestamp::from_second(second).unwrap()
 }
 
+fn policy() -> NetworkPolicy {
+    object(
+        "NetworkPolicy",
+        &policy::name("t"),
+        json!({"podSelector": {}}),
+        json!({"apiVersion": "networking.k8s.io/v1"}),
+    )
+}
+
 /// A cluster in which every write happens at once, and pods start when they are told to.
 struct Model {
     world: World,
@@ -43,7 +52,9 @@ impl Model {
         let mut spec = json!({"templateRef": {"name": "t"}});
         spec.as_object_mut().unwrap().extend(pool.as_object().unwrap().clone());
         let mut world = World::default();
-        world.templates.insert("t".into(), Template { template, hash: Some("h1".into()), problem: None });
+        world
+            .templates
+            .insert("t".into(), Template { template, hash: Some("h1".into()), policy: Some(policy()), problem: None });
         world.pools.push(Arc::new(object("SandboxPool", "t", spec, json!({}))));
         Self { world, now: NOW, next: 0, writes: HashMap::new(), kept_in_place: HashSet::new(), ends: Vec::new() }
     }
@@ -92,7 +103,15 @@ impl Model {
     /// One look of the leader, and all its writes. Says whether there were any.
     fn look(&mut self) -> bool {
         let plan = plan(&self.world, time(self.now));
-        let busy = !plan.steps.iter().all(|(_, step)| *step == Step::AskWhetherIdle) || !plan.create.is_empty();
+        let busy = !plan.steps.iter().all(|(_, step)| *step == Step::AskWhetherIdle)
+            || !plan.create.is_empty()
+            || !(plan.apply.is_empty() && plan.lift.is_empty());
+        for policy in plan.apply {
+            self.world.policies.insert(policy.name_any(), Arc::new(policy));
+        }
+        for policy in plan.lift {
+            assert!(self.world.policies.remove(&policy.name_any()).is_some());
+        }
         for (pool, status) in plan.pools {
             let mut pool = SandboxPool::clone(&pool);
             pool.status = Some(status);
@@ -110,7 +129,7 @@ impl Model {
             match step {
                 Step::CreatePod => {
                     let hash = self.world.templates["t"].hash.clone().unwrap();
-                    let metadata = json!({"name": name, "uid": format!("pod-{name}"), "labels": {TEMPLATE_HASH_LABEL: hash},
+                    let metadata = json!({"name": name, "uid": format!("pod-{name}"), "labels": {TEMPLATE_HASH_LABEL: hash, TEMPLATE_LABEL: "t"},
                         "creationTimestamp": time(self.now).to_string()});
                     let pod = json!({"metadata": metadata, "spec": {"containers": [], "nodeName": "n"}, "status": {}});
                     assert!(
@@ -314,13 +333,29 @@ fn sandboxes_outlive_their_template_only_while_a_session_has_them() {
     assert_eq!(model.ready(|_| true), [mine]);
     assert_eq!(model.ends, [EndReason::Stale; 2]);
 
+    assert_eq!(model.world.policies.len(), 1, "what is left of it is enclosed still");
+
     model.now += 90_000;
     for _ in 0..2 {
         model.settle();
         model.now += 601;
     }
     model.settle();
-    assert!(model.world.sandboxes.is_empty() && model.world.pods.is_empty());
+    assert!(model.world.sandboxes.is_empty() && model.world.pods.is_empty() && model.world.policies.is_empty());
+}
+
+#[test]
+fn no_pod_is_made_before_its_policy_is_there() {
+    let mut model = Model::new(json!({"min": 1}));
+    model.look();
+    let plan = plan(&model.world, time(NOW));
+    assert!(plan.steps.iter().any(|(_, step)| *step == Step::CreatePod) && plan.apply.is_empty());
+    model.world.policies.clear();
+    let plan = super::plan(&model.world, time(NOW));
+    assert_eq!((plan.steps.len(), plan.apply.len()), (0, 1));
+    let changed = NetworkPolicy { spec: None, ..policy() };
+    model.world.policies.insert(policy::name("t"), Arc::new(changed));
+    assert_eq!(super::plan(&model.world, time(NOW)).apply.len(), 1, "somebody changed it");
 }
 
 #[derive(Debug, Clone)]

@@ -6,9 +6,11 @@ use serde_json::{Map, Value};
 use super::{BuildError, CONTAINER};
 
 /// Fields of a pod that are Kernelbox' own.
-const POD_FIELDS: [&str; 13] = [
+const POD_FIELDS: [&str; 15] = [
     "activeDeadlineSeconds",
     "automountServiceAccountToken",
+    "dnsConfig",
+    "dnsPolicy",
     "enableServiceLinks",
     "hostIPC",
     "hostNetwork",

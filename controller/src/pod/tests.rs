@@ -64,6 +64,13 @@ fn it_is_isolated_as_its_template_says() {
 }
 
 #[test]
+fn a_templates_own_resolvers_are_asked_instead_of_the_clusters() {
+    let spec = made(json!({"egress": {"dns": {"resolvers": ["203.0.113.53"]}}})).spec.unwrap();
+    assert_eq!(spec.dns_policy.as_deref(), Some("None"));
+    assert_eq!(spec.dns_config.unwrap().nameservers.unwrap(), ["203.0.113.53"]);
+}
+
+#[test]
 fn an_overlay_adds_what_it_may() {
     let spec = json!({
         "priorityClassName": "low",
