@@ -8,10 +8,15 @@ STATE="${KERNELBOX_CLUSTER_STATE:-/var/lib/kernelbox-cluster}"
 # This machine and the nodes meet on a bridge. Services and pods are reached through the first node.
 BRIDGE=kbx0
 HOST_ADDRESS=10.99.0.1
-NOBODY=10.99.0.254
 SERVICE_RANGE=10.96.0.0/16
 DNS_ADDRESS=10.96.0.10
 POD_RANGE=10.244.0.0/16
+
+# Nodes send all that is for nobody they know to a host outside. It has this address on the bridge, and public ones: documentation's.
+OUTSIDE_GATEWAY=10.99.0.254
+OUTSIDE_NAME=outside.kernelbox.test
+OUTSIDE_ADDRESSES=(203.0.113.10 203.0.113.11 169.254.169.254)
+OUTSIDE_PORTS=(80 8081)
 
 # The first node has the control plane and takes all pods. The second one says that it has accelerators, and takes pods that ask for one.
 NODES=(0 1)

@@ -55,8 +55,8 @@ make_machine() {
   ip link set "$BRIDGE-$NODE_NAME" master "$BRIDGE" up
   inside ip address add "$NODE_ADDRESS/24" dev eth0
   inside ip link set eth0 up
-  # Calico and services need a default route. This one leads to nobody: nothing leaves for the outside.
-  inside ip route add default via "$NOBODY"
+  # It leads to the host outside, and no further: nothing leaves this machine.
+  inside ip route add default via "$OUTSIDE_GATEWAY"
 }
 
 # remove_machine: kills all in it at once, which is what becomes of children when a namespace's first process is killed.
