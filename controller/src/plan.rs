@@ -75,7 +75,7 @@ pub struct Plan {
     /// The same for templates.
     pub templates: Vec<(Arc<SandboxTemplate>, SandboxTemplateStatus)>,
     /// Policies that are not as they should be, and those of which nothing is left that they are for.
-    pub apply: Vec<NetworkPolicy>,
+    pub enclose: Vec<NetworkPolicy>,
     pub lift: Vec<Arc<NetworkPolicy>>,
     /// When to look again though nothing changes.
     pub look_again: Option<Duration>,
@@ -225,7 +225,7 @@ impl Plan {
     fn take_policy(&mut self, policy: &NetworkPolicy, world: &World) -> bool {
         let is_there = world.policies.get(&policy.name_any()).is_some_and(|known| known.spec == policy.spec);
         if !is_there {
-            self.apply.push(policy.clone());
+            self.enclose.push(policy.clone());
         }
         is_there
     }

@@ -162,6 +162,7 @@ fn container(spec: &SandboxTemplateSpec) -> Container {
         value("HOME", HOME.to_owned()),
         value("KERNELBOX_LISTEN", format!("0.0.0.0:{PORT}")),
         value("KERNELBOX_WARM_UP", spec.warm_up.join(",")),
+        value("KERNELBOX_KERNEL_ENV", spec.env.iter().map(|it| it.name.as_str()).collect::<Vec<_>>().join(",")),
         value("KERNELBOX_WORKSPACE", WORKSPACE.to_owned()),
         value("KERNELBOX_PACKAGES", PACKAGES.to_owned()),
         value("KERNELBOX_STATE_DIR", STATE.to_owned()),

@@ -118,6 +118,12 @@ pub struct Ended {
     pub message: String,
 }
 
+impl Ended {
+    pub fn new(reason: &str, message: &str) -> Self {
+        Self { reason: reason.to_owned(), message: message.to_owned() }
+    }
+}
+
 /// Gives the token of a call; asked anew for each.
 pub trait TokenSource: Send + Sync + 'static {
     fn token(&self, scope: Scope) -> Result<String, Error>;

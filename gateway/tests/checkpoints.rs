@@ -16,7 +16,8 @@ use std::{
 
 use kernelbox_gateway::ServeConfig;
 use kernelbox_proto::v1::{
-    DeleteSessionRequest, ExecuteRequest, ExecutionEvent, GetSessionRequest, SandboxState, Stage, execution_event::Kind,
+    DeleteSessionRequest, ExecuteRequest, ExecutionEvent, GetSessionRequest, SandboxState, Session, Stage,
+    UpdateSessionRequest, execution_event::Kind,
 };
 use support::{Gateway, World, ready, until};
 
@@ -94,6 +95,31 @@ async fn files_are_saved_after_a_quiet_moment_and_come_back_in_the_next_sandbox(
     assert_eq!(gateway.download("s", "b.txt").await.as_deref(), Some("two"));
     assert_eq!(gateway.download("s", "big.txt").await.map(|it| it.len()), Some(700_000));
     assert_eq!(ready(&gateway.run("s", "x").await.unwrap()).len(), 0, "it is told once");
+    gateway.leave().await;
+}
+
+#[tokio::test]
+async fn a_session_with_another_template_goes_on_in_another_sandbox_with_its_files() {
+    let gateway = start(late).await;
+    gateway.open("s").await;
+    gateway.upload("s", "a.txt", "one").await;
+    let first = gateway.world.newest();
+    let change = UpdateSessionRequest {
+        session: Some(Session { name: "sessions/s".into(), template: "gpu".into(), ..Default::default() }),
+        update_mask: Some(prost_types::FieldMask { paths: vec!["template".into()] }),
+    };
+
+    gateway.sessions().update_session(change).await.unwrap();
+
+    let news = ready(&gateway.run("s", "x").await.unwrap());
+    assert!(
+        news[0].contains("the files are there") && news[0].contains("variables of the earlier sandbox are gone"),
+        "{news:?}"
+    );
+    assert_eq!(gateway.download("s", "a.txt").await.as_deref(), Some("one"));
+    assert!(!first.lives());
+    let templates: Vec<_> = gateway.world.acquired.lock().unwrap().iter().map(|it| it.template.clone()).collect();
+    assert_eq!(templates, ["", "gpu"]);
     gateway.leave().await;
 }
 

@@ -3,6 +3,8 @@
 mod churn;
 #[path = "cluster/claims.rs"]
 mod claims;
+#[path = "cluster/egress.rs"]
+mod egress;
 #[path = "cluster/idle.rs"]
 mod idle;
 #[path = "cluster/losses.rs"]

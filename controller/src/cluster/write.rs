@@ -136,12 +136,15 @@ impl Cluster {
         Ok(())
     }
 
-    /// As it is to be, whoever changed it.
-    pub async fn apply_policy(&self, policy: &NetworkPolicy) -> Result<(), WriteError> {
-        let (api, params) = (self.api::<NetworkPolicy>(), PatchParams::apply("kernelbox-controller").force());
-        let (name, patch) = (policy.name_any(), Patch::Apply(policy));
-        let now = self.within("patch", "networkpolicies", api.patch(&name, &params, &patch)).await?;
-        self.policies.wrote(&now);
+    /// Makes it what it is to be, whoever changed it, and whoever made it.
+    pub async fn put_policy(&self, policy: &NetworkPolicy) -> Result<(), WriteError> {
+        let (api, name, params) = (self.api::<NetworkPolicy>(), policy.name_any(), PostParams::default());
+        let replaced = self.within("update", "networkpolicies", api.replace(&name, &params, policy)).await;
+        let now = match replaced {
+            Err(WriteError::Gone) => self.within("create", "networkpolicies", api.create(&params, policy)).await,
+            other => other,
+        };
+        self.policies.wrote(&now?);
         Ok(())
     }
 

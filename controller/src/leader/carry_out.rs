@@ -44,8 +44,8 @@ impl Leader {
         for (template, status) in plan.templates {
             writes.push(Box::pin(async move { self.cluster.tell_template(&template, status).await }));
         }
-        for policy in plan.apply {
-            writes.push(Box::pin(async move { self.cluster.apply_policy(&policy).await }));
+        for policy in plan.enclose {
+            writes.push(Box::pin(async move { self.cluster.put_policy(&policy).await }));
         }
         for policy in plan.lift {
             writes.push(Box::pin(async move { self.cluster.delete_policy(&policy).await }));

@@ -105,8 +105,8 @@ impl Model {
         let plan = plan(&self.world, time(self.now));
         let busy = !plan.steps.iter().all(|(_, step)| *step == Step::AskWhetherIdle)
             || !plan.create.is_empty()
-            || !(plan.apply.is_empty() && plan.lift.is_empty());
-        for policy in plan.apply {
+            || !(plan.enclose.is_empty() && plan.lift.is_empty());
+        for policy in plan.enclose {
             self.world.policies.insert(policy.name_any(), Arc::new(policy));
         }
         for policy in plan.lift {
@@ -349,13 +349,13 @@ fn no_pod_is_made_before_its_policy_is_there() {
     let mut model = Model::new(json!({"min": 1}));
     model.look();
     let plan = plan(&model.world, time(NOW));
-    assert!(plan.steps.iter().any(|(_, step)| *step == Step::CreatePod) && plan.apply.is_empty());
+    assert!(plan.steps.iter().any(|(_, step)| *step == Step::CreatePod) && plan.enclose.is_empty());
     model.world.policies.clear();
     let plan = super::plan(&model.world, time(NOW));
-    assert_eq!((plan.steps.len(), plan.apply.len()), (0, 1));
+    assert_eq!((plan.steps.len(), plan.enclose.len()), (0, 1));
     let changed = NetworkPolicy { spec: None, ..policy() };
     model.world.policies.insert(policy::name("t"), Arc::new(changed));
-    assert_eq!(super::plan(&model.world, time(NOW)).apply.len(), 1, "somebody changed it");
+    assert_eq!(super::plan(&model.world, time(NOW)).enclose.len(), 1, "somebody changed it");
 }
 
 #[derive(Debug, Clone)]

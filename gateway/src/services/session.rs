@@ -113,6 +113,10 @@ impl Sessions {
             // None: another update came between; without an etag this one goes on top of it.
             if let Some(record) = self.services.router.store().update(&slot.id, record.revision, &settings).await? {
                 slot.renew(record.clone());
+                // So that the next call finds what it was changed to.
+                if let Some(live) = slot.live().filter(|live| live.is_outdated(&slot)) {
+                    self.services.router.leave_outdated(&slot, &live).await;
+                }
                 return Ok(self.services.router.public(&record));
             }
         }

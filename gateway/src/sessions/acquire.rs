@@ -97,7 +97,7 @@ impl SessionRouter {
         };
         tracing::info!(session = %slot.id, generation = record.generation, sandbox = sandbox.uid(), "sandbox ready");
         slot.tell_stage(ready(news.as_deref().unwrap_or_default()));
-        Ok((Arc::new(Live::new(sandbox, record.generation, news)), place))
+        Ok((Arc::new(Live::new(sandbox, &record, news)), place))
     }
 
     /// Makes a new sandbox the session's, with its files. What is there to be told of it, if there was an earlier one.

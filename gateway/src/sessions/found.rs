@@ -21,7 +21,7 @@ impl SessionRouter {
         match bind(sandbox.as_ref(), record).await {
             Ok(()) => {
                 tracing::info!(session = %record.id, generation = record.generation, sandbox = sandbox.uid(), "sandbox found");
-                return Ok(Some(Arc::new(Live::new(sandbox, record.generation, None))));
+                return Ok(Some(Arc::new(Live::new(sandbox, record, None))));
             }
             Err(error) if error.code == ErrorCode::SandboxRetired => {
                 self.save_retired(sandbox.as_ref(), record).await?;

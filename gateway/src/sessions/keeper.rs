@@ -18,8 +18,13 @@ const LAST_ANSWERS: Duration = Duration::from_secs(5);
 const ENDS: Duration = Duration::from_secs(2);
 /// How long a server that stops goes on with what could not be saved.
 const STOPPING: Duration = Duration::from_secs(15);
+/// One that is to be left for another template and computes still is asked again after so long.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// Between two questions, at least.
 const PAUSE: Duration = Duration::from_millis(50);
+
+/// The reason, and its words.
+const TEMPLATE_CHANGED: (&str, &str) = ("TemplateChanged", "the session has another template now");
 
 /// How a sandbox is done with its session.
 pub(super) enum Left {
@@ -49,6 +54,12 @@ impl SessionRouter {
                 },
             };
             slot.leave(&live);
+            let left = match left {
+                Left::Retired if live.is_outdated(&slot) => {
+                    Left::Ended(Ended::new(TEMPLATE_CHANGED.0, TEMPLATE_CHANGED.1))
+                }
+                left => left,
+            };
             // Whoever asked it to retire or end sees to it; and one that is left alone is found by the next gateway.
             let stays = self.0.provider.reclaims_idle() && !matches!(left, Left::Gone(_) | Left::Ended(_));
             (self.let_go(&slot, &live, saver.as_ref(), left).await, stays)
@@ -99,11 +110,11 @@ impl SessionRouter {
             Left::Gone(ended) | Left::Ended(ended) => ended,
             Left::Retired => idle(),
             // Whoever ends it knows why.
-            Left::Terminated => timeout(ENDS, live.sandbox.ended()).await.unwrap_or_else(|_| Ended {
-                reason: "Terminated".to_owned(),
-                message: "it was told to end".to_owned(),
-            }),
-            Left::Stopped => Ended { reason: "ServerStopped".into(), message: "the server was stopped".into() },
+            Left::Terminated => {
+                let ended = timeout(ENDS, live.sandbox.ended()).await;
+                ended.unwrap_or_else(|_| Ended::new("Terminated", "it was told to end"))
+            }
+            Left::Stopped => Ended::new("ServerStopped", "the server was stopped"),
         }
     }
 
@@ -113,6 +124,10 @@ impl SessionRouter {
         // What the sandbox said of itself last, when it had been asked.
         let mut busy = Duration::ZERO;
         loop {
+            let is_outdated = live.is_outdated(slot);
+            if is_outdated && self.leave_outdated(slot, live).await {
+                continue;
+            }
             let idle_timeout = slot.record().idle_timeout().unwrap_or(self.0.idle_timeout);
             let wait = idle_timeout.saturating_sub(slot.idle()).max(busy).max(PAUSE);
             tokio::select! {
@@ -126,6 +141,7 @@ impl SessionRouter {
                     busy = Duration::ZERO;
                     continue;
                 }
+                () = tokio::time::sleep(ASK_AGAIN), if is_outdated => continue,
                 () = tokio::time::sleep(wait), if asks => {}
             }
             // A turn began meanwhile, of which the sandbox may know nothing.
@@ -141,6 +157,16 @@ impl SessionRouter {
                 None => busy = idle_timeout.min(Duration::from_secs(10)),
             }
         }
+    }
+
+    /// Has a sandbox that the session is to leave for another template end, unless it computes. Its next call gets the other.
+    pub(crate) async fn leave_outdated(&self, slot: &Slot, live: &Arc<Live>) -> bool {
+        let is_free = self.retire(slot, live, Duration::ZERO).await.is_some_and(|answer| answer.retired);
+        if is_free {
+            live.end(TEMPLATE_CHANGED.0, TEMPLATE_CHANGED.1);
+            slot.leave(live);
+        }
+        is_free
     }
 
     async fn retire(&self, slot: &Slot, live: &Live, idle_for: Duration) -> Option<RetireResponse> {
@@ -160,5 +186,5 @@ impl SessionRouter {
 }
 
 fn idle() -> Ended {
-    Ended { reason: "IdleTimeout".to_owned(), message: "it was not used for the session's idle timeout".to_owned() }
+    Ended::new("IdleTimeout", "it was not used for the session's idle timeout")
 }

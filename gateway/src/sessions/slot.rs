@@ -40,6 +40,8 @@ pub(super) enum State {
 pub(crate) struct Live {
     pub sandbox: Arc<dyn Sandbox>,
     pub(super) generation: i64,
+    /// What it was made from.
+    template: String,
     /// The first execution is told what became of an earlier sandbox's files and variables.
     news: Mutex<Option<String>>,
     /// Calls that it has not answered yet.
@@ -52,10 +54,11 @@ pub(crate) struct Live {
 }
 
 impl Live {
-    pub(super) fn new(sandbox: Arc<dyn Sandbox>, generation: i64, news: Option<String>) -> Self {
+    pub(super) fn new(sandbox: Arc<dyn Sandbox>, record: &Record, news: Option<String>) -> Self {
         Self {
             sandbox,
-            generation,
+            generation: record.generation,
+            template: record.secret_settings().template.clone(),
             news: Mutex::new(news),
             calls: TaskTracker::new(),
             end: CancellationToken::new(),
@@ -76,10 +79,15 @@ impl Live {
         self.news.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
+    /// The session is to have another template than this sandbox was made from.
+    pub(crate) fn is_outdated(&self, slot: &Slot) -> bool {
+        slot.record().secret_settings().template != self.template
+    }
+
     /// Has it ended by its keeper. The first reason counts.
     pub(super) fn end(&self, reason: &str, message: &str) {
         let mut why = self.why.lock().unwrap_or_else(PoisonError::into_inner);
-        why.get_or_insert_with(|| Ended { reason: reason.to_owned(), message: message.to_owned() });
+        why.get_or_insert_with(|| Ended::new(reason, message));
         self.end.cancel();
     }
 }

@@ -99,6 +99,10 @@ impl SandboxProvider for FakeProvider {
         Ok(sandbox)
     }
 
+    fn has_templates(&self) -> bool {
+        self.0.volatile.load(Ordering::SeqCst)
+    }
+
     fn keeps_workspaces(&self) -> bool {
         !self.0.volatile.load(Ordering::SeqCst)
     }

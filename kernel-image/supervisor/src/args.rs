@@ -54,6 +54,9 @@ pub struct ServeArgs {
     /// Modules imported before kernels are forked, separated by commas.
     #[arg(long, env = "KERNELBOX_WARM_UP", default_value = DEFAULT_WARM_UP)]
     pub warm_up: String,
+    /// Variables of the supervisor's own environment that kernels have, too, separated by commas.
+    #[arg(long, env = "KERNELBOX_KERNEL_ENV", value_delimiter = ',')]
+    pub kernel_env: Vec<String>,
     /// Ends an execution that has no timeout of its own.
     #[arg(long, env = "KERNELBOX_EXECUTION_TIMEOUT", default_value = "1h", value_parser = humantime::parse_duration)]
     pub execution_timeout: Duration,

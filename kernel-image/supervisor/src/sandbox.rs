@@ -13,6 +13,7 @@ use kernelbox_proto::v1::AutoInstall;
 use tokio::sync::watch;
 
 use crate::{
+    args::ServeArgs,
     artifacts::Artifacts,
     events::SessionEvents,
     execution::Executions,
@@ -71,11 +72,11 @@ impl Sandbox {
     }
 }
 
-/// The environment that kernels have, whatever the supervisor's own is.
-pub fn environment(uid: &str, python: &Path, run_dir: &Path, state_dir: &Path) -> BTreeMap<String, String> {
+/// The environment that kernels have: of the supervisor's own only what is named, nothing that is meant for the supervisor.
+pub fn environment(args: &ServeArgs, run_dir: &Path, state_dir: &Path) -> BTreeMap<String, String> {
     let text = |path: &Path| path.to_string_lossy().into_owned();
     let mut path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned();
-    if let Some(bin) = python.parent().filter(|bin| bin.is_absolute()) {
+    if let Some(bin) = args.python.parent().filter(|bin| bin.is_absolute()) {
         path = format!("{}:{path}", bin.display());
     }
     let home = state_dir.join("home");
@@ -85,10 +86,10 @@ pub fn environment(uid: &str, python: &Path, run_dir: &Path, state_dir: &Path) -
         ("TMPDIR".to_owned(), text(&run_dir.join("tmp"))),
         ("LANG".to_owned(), "C.UTF-8".to_owned()),
         ("TERM".to_owned(), "xterm-256color".to_owned()),
-        ("KERNELBOX_SANDBOX".to_owned(), uid.to_owned()),
+        ("KERNELBOX_SANDBOX".to_owned(), args.uid.clone()),
     ]);
-    if let Ok(zone) = std::env::var("TZ") {
-        env.insert("TZ".to_owned(), zone);
-    }
+    let named = args.kernel_env.iter().map(String::as_str).filter(|name| !name.starts_with("KERNELBOX_"));
+    let named = named.chain(["TZ"]).filter_map(|name| Some((name.to_owned(), std::env::var(name).ok()?)));
+    env.extend(named);
     env
 }

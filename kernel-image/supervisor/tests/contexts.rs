@@ -222,3 +222,14 @@ async fn variables_are_told_while_a_cell_runs() {
     assert_eq!(names, ["a", "answer"]);
     assert_eq!((variables[0].shape.as_slice(), variables[1].repr.as_str()), ([2, 3].as_slice(), "42"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kernels_have_what_is_named_of_the_supervisors_environment_and_no_more() {
+    let code = "import os; print('JUPYTER_PATH' in os.environ, 'KERNELBOX_UID' in os.environ)";
+    let seen = async |args: &[&str]| {
+        let dir = tempfile::Builder::new().prefix("kb").tempdir_in("/tmp").unwrap();
+        stdout(&Sandbox::start_in(dir, args).await.run(code).await)
+    };
+    assert_eq!(seen(&[]).await, "False False\n");
+    assert_eq!(seen(&["--kernel-env", "JUPYTER_PATH,KERNELBOX_UID,NONE_SUCH"]).await, "True False\n");
+}
