@@ -5,6 +5,8 @@ mod churn;
 mod claims;
 #[path = "cluster/egress.rs"]
 mod egress;
+#[path = "cluster/gpu.rs"]
+mod gpu;
 #[path = "cluster/idle.rs"]
 mod idle;
 #[path = "cluster/losses.rs"]

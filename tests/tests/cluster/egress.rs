@@ -1,6 +1,7 @@
 //! What code in a sandbox reaches, with real packets: the outside, and nothing of the cluster.
 use std::collections::BTreeSet;
 
+use kernelbox_proto::v1::InstallPackagesRequest;
 use kernelbox_tests::{
     Client, Cluster,
     cluster::{SANDBOXES, kubectl},
@@ -103,7 +104,7 @@ fn set(targets: &[String]) -> BTreeSet<String> {
 async fn the_internet_is_reached_and_the_clusters_insides_are_not() {
     let cluster = Cluster::open().await;
     let index = format!("http://{ADDRESS}/simple/");
-    let env = json!([{"name": "UV_DEFAULT_INDEX", "value": index}, {"name": "PIP_INDEX_URL", "value": index}, {"name": "PIP_TRUSTED_HOST", "value": ADDRESS}]);
+    let env = json!([{"name": "UV_DEFAULT_INDEX", "value": index}]);
     cluster.template("online", json!({ "env": env }), 0).await;
     let mut client = cluster.client().await;
     let session = of_template(&mut client, "online").await;
@@ -128,9 +129,11 @@ async fn the_internet_is_reached_and_the_clusters_insides_are_not() {
          print(0 < now() < now())"
     );
     assert_eq!(client.run(&session, &code).await.ok(), "True\n");
-    let code = "%pip install kernelbox-sample\nimport kernelbox_sample\nprint(kernelbox_sample.WHERE)";
-    let said = client.run(&session, code).await.ok();
-    assert!(said.ends_with("from outside\n"), "{said}");
+    let request =
+        InstallPackagesRequest { session: session.clone(), requirements: vec!["kernelbox-sample".to_owned()] };
+    let mut installing = client.code.install_packages(request).await.unwrap().into_inner();
+    while installing.message().await.unwrap().is_some() {}
+    assert_eq!(client.run(&session, "import kernelbox_sample as it; print(it.WHERE)").await.ok(), "from outside\n");
 }
 
 #[tokio::test(flavor = "multi_thread")]

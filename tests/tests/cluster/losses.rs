@@ -16,7 +16,7 @@ use nix::{
 use serde_json::json;
 use tokio::time::timeout;
 
-use super::claims::of_template;
+use super::{claims::of_template, gpu::gpu};
 
 /// A client is told within this time that its sandbox does not answer.
 const UNREACHABLE: Duration = Duration::from_secs(10);
@@ -155,9 +155,7 @@ async fn one_that_does_not_answer_is_told_of_and_goes_on_when_it_does() {
 #[ignore = "needs a cluster: make test-cluster"]
 async fn a_node_that_is_lost_takes_its_sandboxes_with_it_after_its_grace() {
     let cluster = Cluster::open().await;
-    let accelerator = json!({"resource": {"name": "nvidia.com/gpu", "count": 1},
-        "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}]});
-    cluster.template("gpu", json!({"accelerator": accelerator}), 0).await;
+    cluster.template("gpu", gpu(), 0).await;
     let mut client = cluster.client().await;
     let session = of_template(&mut client, "gpu").await;
     client.run(&session, "print(1)").await.ok();
