@@ -124,7 +124,11 @@ fn without_pod(facts: &Facts<'_>) -> Step {
     let timeout = Duration::from(facts.lifecycle.start_timeout);
     let rest = rest(facts.now, created(facts.sandbox.metadata.creation_timestamp.as_ref(), facts.now), timeout);
     match rest {
-        None => Step::End(EndReason::QueueTimeout, format!("it got no pod within {}", spoken(timeout))),
+        None => {
+            let why = facts.sandbox.status.as_ref().and_then(|status| status.message.as_ref());
+            let why = why.map(|words| format!(": {words}")).unwrap_or_default();
+            Step::End(EndReason::QueueTimeout, format!("it got no pod within {}{why}", spoken(timeout)))
+        }
         Some(_) if facts.is_stale && facts.sandbox.spec.session.is_none() => stale(),
         Some(_) if facts.is_admitted => Step::CreatePod,
         Some(rest) => Step::Wait(Some(rest)),
@@ -245,6 +249,18 @@ fn ready(facts: &Facts<'_>, pod: &Pod, address: String, node: String) -> Sandbox
         stages: StageTimes { kernel_ready: Some(MicroTime(facts.now)), ..stages(facts.sandbox, Some(pod)) },
         ..facts.sandbox.status.clone().unwrap_or_default()
     }
+}
+
+/// The status of one whose pod may not be made now, in the words of who refuses it; none if nobody waits, or it was told.
+pub fn refused(sandbox: &Sandbox, words: &str) -> Option<SandboxStatus> {
+    let known = sandbox.status.clone().unwrap_or_default();
+    let message = format!("its pod is refused: {words}");
+    (sandbox.spec.session.is_some() && known.message.as_ref() != Some(&message)).then(|| SandboxStatus {
+        phase: Some(Phase::Pending),
+        message: Some(message),
+        stages: stages(sandbox, None),
+        ..known
+    })
 }
 
 /// The status of one that ends now.

@@ -5,7 +5,10 @@ mod settle;
 
 use std::process::Command;
 
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::{
+    core::v1::{Node, Pod},
+    networking::v1::NetworkPolicy,
+};
 use kernelbox_api::{EndReason, Phase, Sandbox, SandboxPool, SandboxTemplate};
 use kube::{
     Api, ResourceExt as _,
@@ -24,6 +27,8 @@ pub const OWN: &str = "kernelbox";
 pub const SANDBOXES: &str = "kernelbox-sandboxes";
 /// The key that `tests/cluster/deploy` gives the gateway; of a cluster that lives as long as its tests.
 const KEY: &str = "kernelbox-cluster-tests";
+/// The policy by which others than gateways call sandboxes.
+const OPEN: &str = "open";
 /// Where the gateway expects the scripted model, on the machine that the tests run on.
 pub const MODEL_PORT: u16 = 7999;
 
@@ -132,6 +137,20 @@ impl Cluster {
             it.spec.template_ref.name == template && it.spec.session.is_none() && phase(it) == Some(Phase::Ready)
         };
         self.sandboxes().await.iter().filter(is).count()
+    }
+
+    /// Whoever is not a gateway or a controller may call sandboxes, too, until they are closed again.
+    pub async fn open_sandboxes(&self) {
+        self.close_sandboxes().await;
+        let spec = json!({"podSelector": {}, "policyTypes": ["Ingress"], "ingress": [{"ports": [{"port": 7090}]}]});
+        let policy = json!({"metadata": {"name": OPEN}, "spec": spec});
+        let policies: Api<NetworkPolicy> = Api::namespaced(self.kube.clone(), SANDBOXES);
+        policies.create(&PostParams::default(), &serde_json::from_value(policy).unwrap()).await.unwrap();
+    }
+
+    pub async fn close_sandboxes(&self) {
+        let policies: Api<NetworkPolicy> = Api::namespaced(self.kube.clone(), SANDBOXES);
+        let _ = policies.delete(OPEN, &DeleteParams::default()).await;
     }
 
     pub async fn node(&self) -> Node {

@@ -11,5 +11,7 @@ mod gpu;
 mod idle;
 #[path = "cluster/losses.rs"]
 mod losses;
+#[path = "cluster/outages.rs"]
+mod outages;
 #[path = "cluster/whole.rs"]
 mod whole;

@@ -17,7 +17,7 @@ use kernelbox_api::{
 use kernelbox_proto::{
     Error,
     controller::v1::{AcquireEvent, AcquireRequest, AcquiredSandbox, acquire_event::Kind},
-    v1::{ErrorCode, SandboxStage},
+    v1::{ErrorCode, SandboxStage, Stage},
 };
 use kube::ResourceExt as _;
 use rand::seq::IndexedRandom as _;
@@ -36,6 +36,9 @@ use crate::{
 
 /// The place in the queue is told so often, at least.
 const TELL: Duration = Duration::from_secs(1);
+
+/// Who asks while the Kubernetes API cannot be used waits so long for it.
+const PATIENCE: Duration = Duration::from_mins(2);
 
 /// The stages, and the sandbox in the end.
 pub(super) fn stream(parts: Arc<Parts>, request: AcquireRequest) -> BoxStream<'static, Result<AcquireEvent, Status>> {
@@ -57,6 +60,22 @@ pub(super) fn stream(parts: Arc<Parts>, request: AcquireRequest) -> BoxStream<'s
         let _ = events.send(last).await;
     });
     ReceiverStream::new(receiver).boxed()
+}
+
+/// Why no sandbox was given.
+enum NotGiven {
+    Refusal(Error),
+    /// Nobody could be asked; that passes.
+    Silence(WriteError),
+}
+
+impl From<WriteError> for NotGiven {
+    fn from(error: WriteError) -> Self {
+        match error {
+            WriteError::Silent | WriteError::Failed(_) => Self::Silence(error),
+            error => Self::Refusal(unwritten(&error)),
+        }
+    }
 }
 
 /// What the cache says of a session's sandboxes.
@@ -97,7 +116,19 @@ impl Parts {
                     let _ = tokio::time::timeout(TELL, changes.changed()).await;
                 }
                 Known::None if request.existing_only => return Ok(None),
-                Known::None => source = self.give(request).await?,
+                Known::None => match self.give(request).await {
+                    Ok(given) => source = given,
+                    Err(NotGiven::Silence(error)) if begun.elapsed() < PATIENCE => {
+                        tracing::warn!(
+                            error = &error as &dyn std::error::Error,
+                            "a sandbox cannot be given; it is tried again"
+                        );
+                        tell(events, api_away());
+                        tokio::time::sleep(TELL).await;
+                    }
+                    Err(NotGiven::Silence(error)) => return Err(unwritten(&error)),
+                    Err(NotGiven::Refusal(error)) => return Err(error),
+                },
             }
         }
     }
@@ -136,15 +167,15 @@ impl Parts {
     }
 
     /// Writes that a sandbox is the session's.
-    async fn give(&self, request: &AcquireRequest) -> Result<Source, Error> {
+    async fn give(&self, request: &AcquireRequest) -> Result<Source, NotGiven> {
         let Some(template) = self.cluster.template(&request.template) else {
             let message = format!("there is no SandboxTemplate {:?}", request.template);
-            return Err(Error::new(ErrorCode::InvalidArgument, message));
+            return Err(NotGiven::Refusal(Error::new(ErrorCode::InvalidArgument, message)));
         };
         let Some(hash) = template.hash else {
             let problem = template.problem.unwrap_or_default();
             let message = format!("the SandboxTemplate {:?} is not valid: {problem}", request.template);
-            return Err(Error::new(ErrorCode::SandboxStartFailed, message));
+            return Err(NotGiven::Refusal(Error::new(ErrorCode::SandboxStartFailed, message)));
         };
         // They stay reserved until the watch has had time to show whose they are.
         let mut lost = Vec::new();
@@ -153,7 +184,7 @@ impl Parts {
                 Ok(()) => return Ok(Source::Warm),
                 // Another replica has it, or it has ended.
                 Err(WriteError::Conflict | WriteError::Gone) => lost.push(warm),
-                Err(error) => return Err(unwritten(&error)),
+                Err(error) => return Err(error.into()),
             }
         }
         let labels = [
@@ -182,7 +213,7 @@ impl Parts {
                 let _ = tokio::time::timeout(TELL, changes.changed()).await;
                 Ok(Source::Existing)
             }
-            Err(error) => Err(unwritten(&error)),
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -238,6 +269,11 @@ fn claim(request: &AcquireRequest) -> serde_json::Value {
 /// The session's own.
 fn idle_timeout(request: &AcquireRequest) -> Option<kube::core::Duration> {
     request.idle_timeout.and_then(|it| Duration::try_from(it).ok()).map(Into::into)
+}
+
+fn api_away() -> SandboxStage {
+    let message = "the Kubernetes API cannot be used now".to_owned();
+    SandboxStage { stage: Stage::Queued.into(), position: 0, message }
 }
 
 fn tell(events: &mpsc::Sender<Result<AcquireEvent, Status>>, stage: SandboxStage) {

@@ -13,7 +13,8 @@ pub(super) fn stage(cluster: &Cluster, sandbox: &Sandbox) -> SandboxStage {
     let (stage, position, message) = match cluster.pods.get(&sandbox.name_any()).map(|pod| observe(&pod)) {
         None => {
             let place = plan::place(&cluster.world(), sandbox).unwrap_or(1);
-            (Stage::Queued, i32::try_from(place).unwrap_or(i32::MAX), String::new())
+            let words = sandbox.status.as_ref().and_then(|status| status.message.clone()).unwrap_or_default();
+            (Stage::Queued, i32::try_from(place).unwrap_or(i32::MAX), words)
         }
         Some(Observed::Scheduling(words)) => (Stage::Scheduling, 0, words),
         Some(Observed::Pulling(words)) if words.is_empty() => (Stage::Pulling, 0, "pulling image".to_owned()),

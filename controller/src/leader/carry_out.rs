@@ -76,11 +76,16 @@ impl Leader {
         match step {
             Step::Wait(_) | Step::AskWhetherIdle => Ok(()),
             Step::CreatePod => match self.pod_of(&sandbox) {
-                Some(pod) => cluster.create_pod(&pod).await.inspect_err(|error| {
-                    if let WriteError::Refused(words) = error {
-                        self.events.pod_refused(&sandbox, words);
+                Some(pod) => match cluster.create_pod(&pod).await {
+                    Err(WriteError::Refused(words)) => {
+                        self.events.pod_refused(&sandbox, &words);
+                        if let Some(status) = life::refused(&sandbox, &words) {
+                            self.tell(&sandbox, status).await?;
+                        }
+                        Err(WriteError::Refused(words))
                     }
-                }),
+                    other => other,
+                },
                 None => Ok(()),
             },
             Step::Tell(status) => self.tell(&sandbox, *status).await,

@@ -99,6 +99,22 @@ fn it_waits_for_its_turn_and_not_for_ever() {
 }
 
 #[test]
+fn whose_pod_is_refused_is_told_why_once() {
+    let own = claimed(NOW - 100, json!(null));
+    let status = refused(&own, "exceeded quota").unwrap();
+    assert_eq!(
+        (status.phase, status.message.as_deref()),
+        (Some(Phase::Pending), Some("its pod is refused: exceeded quota"))
+    );
+    let told = claimed(NOW - 100, serde_json::to_value(&status).unwrap());
+    assert_eq!(refused(&told, "exceeded quota"), None);
+    assert!(refused(&warm(json!(null)), "exceeded quota").is_none(), "nobody waits");
+    assert_eq!(step(&told, None, |facts| facts.is_admitted = true), Step::CreatePod, "it is tried again");
+    let Step::End(_, words) = step(&told, None, |facts| facts.now = second(NOW + 200)) else { panic!("it waits on") };
+    assert_eq!(words, "it got no pod within 5m: its pod is refused: exceeded quota");
+}
+
+#[test]
 fn its_pod_is_ready_and_that_is_told_with_its_times() {
     let Step::Tell(status) = step(&warm(json!(null)), Some(&ready_pod(30)), |_| {}) else { panic!("nothing is told") };
     assert_eq!((status.phase, status.address.as_deref()), (Some(Phase::Ready), Some("10.1.2.3:7090")));

@@ -68,6 +68,7 @@ async fn rest(cluster: &Cluster) {
 async fn main() {
     let cluster = Cluster::open().await;
     let bench = Bench::open().await;
+    cluster.open_sandboxes().await;
     // The controller learns who asks.
     let (first, ..) = bench.acquire("default", WARM).await;
     bench.release(vec![first]).await;
@@ -117,4 +118,5 @@ async fn main() {
     println!("patches of sandboxes while {WARM} warm ones were given: {writes}");
     bench.release(taken).await;
     rest(&cluster).await;
+    cluster.close_sandboxes().await;
 }
