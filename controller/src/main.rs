@@ -21,7 +21,7 @@ struct Args {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Runs the operator
-    Serve(ServeArgs),
+    Serve(Box<ServeArgs>),
     /// Prints the definitions of Kernelbox' resources, for kubectl apply
     Crd,
     /// Prints the story of a sandbox: its stages, their times, the reason of its end
@@ -47,7 +47,7 @@ fn main() -> anyhow::Result<()> {
             runtime()?.block_on(async {
                 let stop = CancellationToken::new();
                 tokio::spawn(stop_on_signal(stop.clone()));
-                Ok(serve::serve(args, stop).await?)
+                Ok(serve::serve(*args, stop).await?)
             })
         }
     }

@@ -155,7 +155,7 @@ fn open(
     };
     let begin = Begin {
         sandbox: args.uid.clone(),
-        env: sandbox::environment(&args, &run_dir, &state_dir),
+        env: sandbox::environment(args, &run_dir, &state_dir),
         cwd: workspace.clone(),
         packages: packages.clone(),
         log: state_dir.join("zygote.log"),
