@@ -103,9 +103,8 @@ impl Model {
     /// One look of the leader, and all its writes. Says whether there were any.
     fn look(&mut self) -> bool {
         let plan = plan(&self.world, time(self.now));
-        let busy = !plan.steps.iter().all(|(_, step)| *step == Step::AskWhetherIdle)
-            || !plan.create.is_empty()
-            || !(plan.enclose.is_empty() && plan.lift.is_empty());
+        let rests = plan.steps.iter().all(|(_, step)| *step == Step::AskWhetherIdle);
+        let busy = !(rests && plan.create.is_empty() && plan.enclose.is_empty() && plan.lift.is_empty());
         for policy in plan.enclose {
             self.world.policies.insert(policy.name_any(), Arc::new(policy));
         }
