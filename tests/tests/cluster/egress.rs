@@ -116,7 +116,11 @@ async fn the_internet_is_reached_and_the_clusters_insides_are_not() {
     // then: all of it answers whoever is not kept from it
     let everything = [open.targets.clone(), outside()].concat();
     assert_eq!(open.reached(&everything), set(&everything));
-    assert_eq!(open.reached(&[neighbour.clone()]), set(&[]), "it is its gateway alone that may call a sandbox");
+    assert_eq!(
+        open.reached(std::slice::from_ref(&neighbour)),
+        set(&[]),
+        "it is its gateway alone that may call a sandbox"
+    );
 
     // and: a sandbox reaches what is outside and nothing else
     let everything = [everything, vec![neighbour]].concat();
