@@ -1,4 +1,4 @@
-"""The host outside the cluster: data that is never the same twice, and a package index. Also what a cloud's metadata service would be.
+"""The host outside the cluster: data that is never the same twice, a package index, and what listens at 169.254.169.254.
 
     serve.py FOLDER PORT...
 """
