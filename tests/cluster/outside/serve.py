@@ -1,6 +1,6 @@
-"""The host outside the cluster: data that is never the same twice, a package index, and what listens at 169.254.169.254.
+"""The host outside the cluster: live data, a package index, and what listens at 169.254.169.254.
 
-    serve.py FOLDER PORT...
+serve.py FOLDER PORT...
 """
 
 import base64
