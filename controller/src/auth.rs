@@ -13,8 +13,10 @@ use tonic::metadata::MetadataMap;
 
 /// The audience that the tokens must be made for.
 pub const AUDIENCE: &str = "kernelbox-controller";
-/// An answer is used again for so long.
+/// An answer is used again for so long;
 const KEPT: Duration = Duration::from_secs(60);
+/// and for so long where the API server gives no other.
+const KEPT_AT_MOST: Duration = Duration::from_mins(10);
 const LIMIT: Duration = Duration::from_secs(5);
 
 /// Asks the API server whose tokens are.
@@ -23,14 +25,20 @@ pub struct Gateways {
     reviews: Api<TokenReview>,
     /// system:serviceaccount:{namespace}:{name}
     accounts: Arc<Vec<String>>,
-    /// By the token's hash: whose it is.
+    /// By the token's hash: whose it is, and whose it was when that could last be said.
     known: Cache<[u8; 32], String>,
+    remembered: Cache<[u8; 32], String>,
 }
 
 impl Gateways {
     pub fn new(client: Client, accounts: Vec<String>) -> Self {
-        let known = Cache::builder().max_capacity(1_000).time_to_live(KEPT).build();
-        Self { reviews: Api::all(client), accounts: Arc::new(accounts), known }
+        let cache = |kept| Cache::builder().max_capacity(1_000).time_to_live(kept).build();
+        Self {
+            reviews: Api::all(client),
+            accounts: Arc::new(accounts),
+            known: cache(KEPT),
+            remembered: cache(KEPT_AT_MOST),
+        }
     }
 
     /// Refuses a call that no gateway makes.
@@ -47,8 +55,20 @@ impl Gateways {
                 Error::new(ErrorCode::Unauthenticated, message)
             })?;
         let hash: [u8; 32] = Sha256::digest(token.as_bytes()).into();
-        let review = self.known.try_get_with(hash, self.review(token.to_owned())).await;
-        let account = review.map_err(|error| Error::clone(&error))?;
+        let account = match self.known.try_get_with(hash, self.review(token.to_owned())).await {
+            Ok(account) => {
+                self.remembered.insert(hash, account.clone()).await;
+                account
+            }
+            // Nobody says otherwise now.
+            Err(error) if error.code == ErrorCode::DeadlineExceeded => {
+                self.remembered.get(&hash).await.ok_or_else(|| Error::clone(&error))?
+            }
+            Err(error) => {
+                self.remembered.invalidate(&hash).await;
+                return Err(Error::clone(&error));
+            }
+        };
         if self.accounts.contains(&account) {
             return Ok(());
         }
@@ -62,15 +82,14 @@ impl Gateways {
         let answer = tokio::time::timeout(LIMIT, self.reviews.create(&params, &review)).await;
         let status = match answer {
             Ok(Ok(review)) => review.status.unwrap_or_default(),
-            Ok(Err(error)) => {
-                tracing::error!(error = &error as &dyn std::error::Error, "a token cannot be reviewed");
-                return Err(Error::new(ErrorCode::Internal, "the token cannot be checked now; try again"));
-            }
-            Err(_) => {
-                return Err(Error::new(
-                    ErrorCode::DeadlineExceeded,
-                    "the API server does not check the token; try again",
-                ));
+            silent => {
+                let error = silent.ok().and_then(Result::err);
+                tracing::error!(
+                    error = error.as_ref().map(|it| it as &dyn std::error::Error),
+                    "a token cannot be reviewed"
+                );
+                let message = "the API server does not say whose the token is; try again";
+                return Err(Error::new(ErrorCode::DeadlineExceeded, message));
             }
         };
         let is_ours = status.audiences.iter().flatten().any(|audience| audience == AUDIENCE);
@@ -79,3 +98,6 @@ impl Gateways {
             .ok_or_else(|| Error::new(ErrorCode::Unauthenticated, "the token is not valid here"))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,8 +8,8 @@ ensure_base() {
   have_image "$BASE_IMAGE" && return
   pull_image "$BASE_IMAGE" && return
   say "no registry gives $BASE_IMAGE: making it with debootstrap"
-  command -v debootstrap >/dev/null || die "debootstrap is missing. Debian: apt-get install debootstrap"
-  [[ $EUID == 0 ]] || die "debootstrap needs root"
+  [[ $EUID == 0 ]] || die "no registry gives $BASE_IMAGE, and debootstrap needs root to make it"
+  need debootstrap
   local folder="$WORK/base" start=$SECONDS
   mkdir -p "$folder"
   debootstrap --variant=minbase --include=ca-certificates "$SUITE" "$folder/root" >"$folder/log" 2>&1 ||

@@ -6,16 +6,24 @@ PULL_LIMIT=120 # Seconds that a registry may take.
 choose_builder() {
   if docker info >/dev/null 2>&1; then
     BUILDER=docker
-  elif command -v buildah >/dev/null; then
-    [[ $EUID == 0 ]] || die "buildah needs root to build here"
-    BUILDER=buildah
   else
-    die "neither a running Docker nor buildah is here. Debian: apt-get install buildah"
+    [[ $EUID == 0 ]] || die "no Docker is running here, and buildah needs root to build"
+    need buildah
+    BUILDER=buildah
   fi
   BUILDAH=(
     unshare --mount --propagation private
     buildah --storage-driver overlay --root "$CACHE/buildah" --runroot "$CACHE/buildah/run"
   )
+}
+
+# need PROGRAM: installs Debian's package of this name, if it is missing and that can be done.
+need() {
+  command -v "$1" >/dev/null && return
+  command -v apt-get >/dev/null || die "$1 is missing; it builds images where no Docker runs"
+  say "installing $1"
+  apt-get -o DPkg::Lock::Timeout=300 update -qq
+  DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 install -y -qq --no-install-recommends "$1" >/dev/null
 }
 
 # build_image IMAGE DOCKERFILE FOLDER: builds it from the files in the folder. SETTINGS is the folder of machine_settings.

@@ -1,15 +1,17 @@
 //! Kernelbox in a real cluster, as `tests/cluster/deploy` puts it there: what the cluster says, what is done to it, and clients from outside.
 mod asker;
 mod forward;
+mod process;
 mod settle;
 
 use std::process::Command;
 
 use k8s_openapi::api::{
-    core::v1::{Node, Pod},
+    coordination::v1::Lease,
+    core::v1::{Node, Pod, Service},
     networking::v1::NetworkPolicy,
 };
-use kernelbox_api::{EndReason, Phase, Sandbox, SandboxPool, SandboxTemplate};
+use kernelbox_api::{EndReason, Phase, Sandbox, SandboxPool, SandboxTemplate, TEMPLATE_HASH_LABEL};
 use kube::{
     Api, ResourceExt as _,
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
@@ -19,6 +21,7 @@ use serde_json::{Value, json};
 pub use self::{
     asker::{Asker, first_answer},
     forward::Forward,
+    process::{Process, StandsStill},
 };
 use crate::Client;
 
@@ -53,6 +56,13 @@ impl Cluster {
         Client::connect(&self.gateway.endpoint(), KEY).await
     }
 
+    /// One that needs no API server on its way, where services can be reached from here.
+    pub async fn client_past_the_api(&self) -> Client {
+        let services: Api<Service> = Api::namespaced(self.kube.clone(), OWN);
+        let address = services.get("kernelbox-gateway").await.unwrap().spec.unwrap().cluster_ip.unwrap();
+        Client::connect(&format!("http://{address}:7070"), KEY).await
+    }
+
     /// After the gateway's pod is another.
     pub fn forward_anew(&mut self) {
         self.gateway = Forward::start(OWN, "svc/kernelbox-gateway", 7070);
@@ -78,13 +88,31 @@ impl Cluster {
         own
     }
 
-    /// The session's sandbox that has not ended.
+    /// The session's sandboxes that have not ended.
+    pub async fn live_ones(&self, session: &str) -> Vec<Sandbox> {
+        self.of(session).await.into_iter().filter(|it| phase(it) != Some(Phase::Ended)).collect()
+    }
+
+    /// The last of them.
     pub async fn live(&self, session: &str) -> Option<Sandbox> {
-        self.of(session).await.into_iter().rfind(|it| phase(it) != Some(Phase::Ended))
+        self.live_ones(session).await.pop()
     }
 
     pub async fn pods(&self) -> Vec<Pod> {
         self.pods_api().list(&ListParams::default()).await.unwrap().items
+    }
+
+    /// The controller's replicas: their pods.
+    pub async fn controllers(&self) -> Vec<Pod> {
+        let api: Api<Pod> = Api::namespaced(self.kube.clone(), OWN);
+        api.list(&ListParams::default().labels("app.kubernetes.io/name=kernelbox-controller")).await.unwrap().items
+    }
+
+    /// The name of the controller that leads.
+    pub async fn leader(&self) -> String {
+        let api: Api<Lease> = Api::namespaced(self.kube.clone(), OWN);
+        let lease = api.get("kernelbox-controller").await.unwrap();
+        lease.spec.and_then(|it| it.holder_identity).unwrap_or_default()
     }
 
     pub async fn pool(&self, name: &str) -> SandboxPool {
@@ -122,6 +150,13 @@ impl Cluster {
         }
     }
 
+    /// Changes a template that is there.
+    pub async fn change_template(&self, name: &str, spec: Value) {
+        let api: Api<SandboxTemplate> = Api::namespaced(self.kube.clone(), SANDBOXES);
+        let patch = Patch::Merge(json!({ "spec": spec }));
+        api.patch(name, &PatchParams::default(), &patch).await.unwrap();
+    }
+
     /// Takes both away.
     pub async fn remove_template(&self, name: &str) {
         let templates: Api<SandboxTemplate> = Api::namespaced(self.kube.clone(), SANDBOXES);
@@ -137,6 +172,19 @@ impl Cluster {
             it.spec.template_ref.name == template && it.spec.session.is_none() && phase(it) == Some(Phase::Ready)
         };
         self.sandboxes().await.iter().filter(is).count()
+    }
+
+    /// Whether some of a template's warm ones are ready, and none is of an earlier kind.
+    pub async fn is_renewed(&self, template: &str) -> bool {
+        let templates: Api<SandboxTemplate> = Api::namespaced(self.kube.clone(), SANDBOXES);
+        let now = templates.get(template).await.unwrap();
+        let status = now.status.filter(|it| it.observed_generation == now.metadata.generation);
+        let hash = status.and_then(|it| it.template_hash);
+        let warm = self.sandboxes().await.into_iter().filter(|it| {
+            it.spec.template_ref.name == template && it.spec.session.is_none() && phase(it) == Some(Phase::Ready)
+        });
+        let kinds: Vec<_> = warm.map(|it| it.labels().get(TEMPLATE_HASH_LABEL).cloned()).collect();
+        hash.is_some() && !kinds.is_empty() && kinds.iter().all(|kind| *kind == hash)
     }
 
     /// Whoever is not a gateway or a controller may call sandboxes, too, until they are closed again.

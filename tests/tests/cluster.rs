@@ -3,15 +3,13 @@
 mod churn;
 #[path = "cluster/claims.rs"]
 mod claims;
-#[path = "cluster/egress.rs"]
-mod egress;
-#[path = "cluster/gpu.rs"]
-mod gpu;
 #[path = "cluster/idle.rs"]
 mod idle;
 #[path = "cluster/losses.rs"]
 mod losses;
-#[path = "cluster/outages.rs"]
-mod outages;
+#[path = "cluster/nodes.rs"]
+mod nodes;
+#[path = "cluster/quotas.rs"]
+mod quotas;
 #[path = "cluster/whole.rs"]
 mod whole;

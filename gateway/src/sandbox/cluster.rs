@@ -4,24 +4,36 @@ mod controller;
 mod losses;
 mod pod;
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use async_trait::async_trait;
 use kernelbox_proto::{
     Error, SessionId,
     controller::v1::{AcquireRequest, AcquiredSandbox, acquire_event::Kind},
-    v1::{ErrorCode, SandboxStage},
+    v1::{ErrorCode, SandboxStage, Stage},
 };
 use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::{controller::Controller, losses::Losses, pod::PodSandbox};
+use self::{
+    controller::{Controller, Refusal},
+    losses::Losses,
+    pod::PodSandbox,
+};
 use super::{Claim, Sandbox, SandboxProvider};
 
 pub use self::controller::ControllerError;
 
 /// The template of sessions that name none.
 const DEFAULT: &str = "default";
+/// A controller that answers nobody is waited for so long: longer than it takes to find that a replica is gone.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Between two tries to ask it.
+const PAUSE: Duration = Duration::from_millis(500);
 
 /// How the controller is reached.
 #[derive(Debug, Clone)]
@@ -56,12 +68,39 @@ impl ClusterProvider {
         Ok(Self { controller, losses, tasks, stop })
     }
 
+    /// A question whose answer was lost is asked again. It is of the same generation, and so never brings a second sandbox.
     async fn ask(
         &self,
         claim: &Claim,
         existing_only: bool,
         stages: Option<mpsc::Sender<SandboxStage>>,
     ) -> Result<Option<Arc<dyn Sandbox>>, Error> {
+        let tell = |stage| {
+            if let Some(stages) = &stages {
+                // A stage that nobody takes is of no use later.
+                let _ = stages.try_send(stage);
+            }
+        };
+        let mut heard = Instant::now();
+        loop {
+            match self.ask_once(claim, existing_only, &tell, &mut heard).await {
+                Err(Refusal::Silent) if heard.elapsed() < PATIENCE => {
+                    tell(unanswered());
+                    tokio::time::sleep(PAUSE).await;
+                }
+                answer => return Ok(answer?),
+            }
+        }
+    }
+
+    /// `heard`: when it answered last.
+    async fn ask_once(
+        &self,
+        claim: &Claim,
+        existing_only: bool,
+        tell: &(impl Fn(SandboxStage) + Sync),
+        heard: &mut Instant,
+    ) -> Result<Option<Arc<dyn Sandbox>>, Refusal> {
         let request = AcquireRequest {
             session: claim.session.name(),
             generation: claim.generation,
@@ -71,15 +110,11 @@ impl ClusterProvider {
             idle_timeout: claim.idle_timeout.and_then(|it| it.try_into().ok()),
         };
         let mut events = self.controller.acquire(request).await?;
-        while let Some(event) = events.message().await.map_err(|status| controller::told(&status))? {
+        while let Some(event) = events.message().await.map_err(|status| controller::refusal(&status))? {
+            *heard = Instant::now();
             match event.kind {
                 Some(Kind::Acquired(acquired)) => return Ok(Some(self.sandbox(acquired)?)),
-                Some(Kind::Stage(stage)) => {
-                    if let Some(stages) = &stages {
-                        // A stage that nobody takes is of no use later.
-                        let _ = stages.try_send(stage);
-                    }
-                }
+                Some(Kind::Stage(stage)) => tell(stage),
                 None => {}
             }
         }
@@ -91,6 +126,11 @@ impl ClusterProvider {
         let sandbox = PodSandbox::new(acquired, self.controller.clone(), ended, &self.tasks, &self.stop)?;
         Ok(Arc::new(sandbox))
     }
+}
+
+fn unanswered() -> SandboxStage {
+    let message = "the controller does not answer; it is asked again".to_owned();
+    SandboxStage { stage: Stage::Queued.into(), position: 0, message }
 }
 
 #[async_trait]
@@ -133,3 +173,6 @@ impl SandboxProvider for ClusterProvider {
         self.tasks.wait().await;
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,10 +7,10 @@ use kernelbox_api::{Phase, Sandbox};
 use kernelbox_proto::v1::{ExecuteRequest, Stage, execution_event::Kind};
 use kernelbox_tests::{
     Client, Cluster,
-    cluster::{OWN, phase},
+    cluster::{Asker, Forward, OWN, phase},
 };
 use kube::{
-    Api,
+    Api, ResourceExt as _,
     api::{DeleteParams, ListParams},
 };
 
@@ -133,13 +133,47 @@ async fn a_controller_that_is_killed_amid_claims_gives_none_twice_and_loses_none
         assert!(at.insert(pod.clone()), "{pod} was given twice");
     }
     for session in &sessions {
-        let live: Vec<_> = cluster.of(session).await.into_iter().filter(|it| phase(it) != Some(Phase::Ended)).collect();
+        let live = cluster.live_ones(session).await;
         assert_eq!(live.len(), 1, "{session} has {} live sandboxes", live.len());
     }
     cluster.size_pool("default", 3, 3).await;
     cluster
         .until("the pool is filled to its size exactly", async || {
             cluster.warm("default").await == 3 && cluster.pods().await.len() == MANY + 3
+        })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a cluster: make test-cluster"]
+async fn who_asks_again_elsewhere_as_the_answer_was_lost_has_one_sandbox_in_the_end() {
+    const MANY: u32 = 8;
+    let cluster = Cluster::open().await;
+    cluster.size_pool("default", 2 * MANY, 2 * MANY).await;
+    cluster.until("the pool is filled", async || cluster.warm("default").await == 2 * MANY as usize).await;
+    let replicas: Vec<_> = cluster.controllers().await.iter().map(|pod| format!("pod/{}", pod.name_any())).collect();
+    let replicas: Vec<_> = replicas.iter().map(|pod| Forward::start(OWN, pod, 7080)).collect();
+    let (one, other) = (Asker::connect(&replicas[0].endpoint()).await, Asker::connect(&replicas[1].endpoint()).await);
+
+    // when: the other replica is asked at once, of which the watch may not have shown yet what the first one gave
+    let mut last = Vec::new();
+    for number in 0..MANY {
+        let session = format!("sessions/lost-{number}");
+        let _lost = one.acquire(&session, "default").await;
+        last.push((other.acquire(&session, "default").await, session));
+    }
+
+    // then: what was given last is the session's, on every replica
+    for (given, session) in last {
+        let has_one = async || cluster.live_ones(&session).await.len() == 1;
+        cluster.until(&format!("{session} has one"), has_one).await;
+        assert_eq!(cluster.live(&session).await.unwrap().name_any(), given.sandbox);
+        assert_eq!(one.acquire(&session, "default").await.sandbox, given.sandbox);
+        one.release(given).await;
+    }
+    cluster
+        .until("the pool is filled to its size exactly", async || {
+            cluster.warm("default").await == 2 * MANY as usize && cluster.pods().await.len() == 2 * MANY as usize
         })
         .await;
 }

@@ -1,25 +1,18 @@
 //! Pods that end by themselves or by others: who waits is told the reason, and the session goes on in another.
-use std::{process::Command, time::Duration};
+use std::time::Duration;
 
-use kernelbox_api::{EndReason, Sandbox};
-use kernelbox_proto::v1::{ErrorCode, ExecuteRequest, ExecutionStatus, Stage, execution_event::Kind};
+use kernelbox_api::EndReason;
+use kernelbox_proto::v1::{ErrorCode, ExecuteRequest};
 use kernelbox_tests::{
     Cluster,
     cluster::{SANDBOXES, kubectl},
     code_of,
 };
 use kube::ResourceExt as _;
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
 use serde_json::json;
 use tokio::time::timeout;
 
-use super::{claims::of_template, gpu::gpu};
-
-/// A client is told within this time that its sandbox does not answer.
-const UNREACHABLE: Duration = Duration::from_secs(10);
+use super::claims::of_template;
 
 /// What the API knows a client is told within this time.
 const TOLD: Duration = Duration::from_secs(2);
@@ -105,128 +98,6 @@ async fn the_containers_own_limit_of_memory_ends_the_sandbox() {
     assert_eq!(cluster.ended(&session).await, EndReason::OOMKilled);
     cluster.pod_gone(&sandbox).await;
     assert_eq!(client.run(&session, "print(2)").await.ok(), "2\n");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs a cluster: make test-cluster"]
-async fn one_that_does_not_answer_is_told_of_and_goes_on_when_it_does() {
-    let cluster = Cluster::open().await;
-    let mut client = cluster.client().await;
-    let session = client.session().await;
-    client.run(&session, "print(1)").await.ok();
-    let supervisor = Supervisor::of(&cluster.live(&session).await.unwrap());
-    let code = "import time\nfor step in range(60): print(step, flush=True); time.sleep(0.25)";
-    let request = ExecuteRequest { session: session.clone(), code: code.into(), ..Default::default() };
-    let mut events = client.code.execute(request).await.unwrap().into_inner();
-    let mut stdout = String::new();
-    let mut next = async || events.message().await.unwrap().expect("it goes on").kind;
-    while stdout.is_empty() {
-        if let Some(Kind::Stdout(text)) = next().await {
-            stdout += &text.text;
-        }
-    }
-
-    supervisor.signal(Signal::SIGSTOP);
-    let told = async {
-        loop {
-            match next().await {
-                Some(Kind::Stage(stage)) if stage.stage() == Stage::Unreachable => return,
-                Some(Kind::Stdout(text)) => stdout += &text.text,
-                _ => {}
-            }
-        }
-    };
-    timeout(UNREACHABLE, told).await.expect("the client is told in time");
-    supervisor.signal(Signal::SIGCONT);
-
-    let finished = loop {
-        match next().await {
-            Some(Kind::Stdout(text)) => stdout += &text.text,
-            Some(Kind::Finished(finished)) => break finished,
-            _ => {}
-        }
-    };
-    assert_eq!(finished.status(), ExecutionStatus::Ok);
-    assert_eq!(stdout, (0..60).map(|step| format!("{step}\n")).collect::<String>());
-    assert_eq!(cluster.live(&session).await.unwrap().spec.generation, Some(1));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs a cluster: make test-cluster"]
-async fn a_node_that_is_lost_takes_its_sandboxes_with_it_after_its_grace() {
-    let cluster = Cluster::open().await;
-    cluster.template("gpu", gpu(), 0).await;
-    let mut client = cluster.client().await;
-    let session = of_template(&mut client, "gpu").await;
-    client.run(&session, "print(1)").await.ok();
-    let sandbox = cluster.live(&session).await.unwrap();
-    let node = sandbox.status.clone().unwrap().node.unwrap();
-    let code = "print('on', flush=True)\nimport time; time.sleep(600)";
-    let request = ExecuteRequest { session: session.clone(), code: code.into(), ..Default::default() };
-    let mut events = client.code.execute(request).await.unwrap().into_inner();
-    while !matches!(events.message().await.unwrap().unwrap().kind, Some(Kind::Stdout(_))) {}
-
-    let cut = Cable::cut(&node);
-    let unreachable = async {
-        let is_told = |kind| matches!(kind, Some(Kind::Stage(stage)) if stage.stage() == Stage::Unreachable);
-        while !is_told(events.message().await.unwrap().unwrap().kind) {}
-    };
-    timeout(UNREACHABLE, unreachable).await.expect("the client is told in time");
-    let error = loop {
-        if let Err(status) = events.message().await {
-            break status;
-        }
-    };
-
-    assert_eq!(code_of(&error), ErrorCode::SandboxLost, "{error:?}");
-    assert!(error.message().contains("NodeLost"), "{error:?}");
-    assert_eq!(cluster.ended(&session).await, EndReason::NodeLost);
-    drop(cut);
-    cluster.pod_gone(&sandbox).await;
-    assert_eq!(client.run(&session, "print(2)").await.ok(), "2\n");
-    assert_eq!(cluster.live(&session).await.unwrap().spec.generation, Some(2));
-}
-
-/// The cable between a node and all else, on the machine of the tests. It is mended when this is dropped.
-struct Cable(String);
-
-impl Cable {
-    fn cut(node: &str) -> Self {
-        let cable = Self(format!("kbx0-{node}"));
-        cable.set("down");
-        cable
-    }
-
-    fn set(&self, state: &str) {
-        let done = Command::new("ip").args(["link", "set", &self.0, state]).status().unwrap();
-        assert!(done.success(), "{} {state}: the nodes are those of tests/cluster", self.0);
-    }
-}
-
-impl Drop for Cable {
-    fn drop(&mut self) {
-        self.set("up");
-    }
-}
-
-/// The supervisor's process, on the machine of the tests, which is that of the node.
-struct Supervisor(Pid);
-
-impl Supervisor {
-    fn of(sandbox: &Sandbox) -> Self {
-        let uid = sandbox.status.clone().unwrap().pod_uid.unwrap();
-        let processes =
-            std::fs::read_dir("/proc").unwrap().filter_map(|it| it.ok()?.file_name().to_str()?.parse().ok());
-        let read = |pid: i32, file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
-        let is = |pid: &i32| {
-            read(*pid, "cgroup").contains(&uid) && read(*pid, "cmdline").starts_with("kernelbox-supervisor\0")
-        };
-        Self(Pid::from_raw(processes.into_iter().find(is).expect("the node is this machine")))
-    }
-
-    fn signal(&self, signal: Signal) {
-        kill(self.0, signal).unwrap();
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

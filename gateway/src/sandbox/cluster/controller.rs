@@ -6,7 +6,7 @@ use std::{
 };
 
 use kernelbox_proto::{
-    Error,
+    DOMAIN, Error,
     controller::v1::{
         AcquireEvent, AcquireRequest, ReleaseRequest, RenewTokenRequest, RenewTokenResponse, SandboxGone, WatchRequest,
         allocator_service_client::AllocatorServiceClient,
@@ -14,10 +14,11 @@ use kernelbox_proto::{
     v1::ErrorCode,
 };
 use tonic::{
-    Code, Request, Status, Streaming,
+    Request, Status, Streaming,
     metadata::MetadataValue,
     transport::{Channel, Endpoint},
 };
+use tonic_types::StatusExt as _;
 
 use super::ClusterConfig;
 
@@ -32,6 +33,32 @@ const READ: Duration = Duration::from_secs(30);
 pub enum ControllerError {
     #[error("--controller must be an address such as http://kernelbox-controller:7080")]
     Address(#[source] tonic::transport::Error),
+}
+
+/// Why the controller gave nothing.
+pub(super) enum Refusal {
+    /// This replica ends, or is gone, or cannot say now. Another may answer, and what was asked may have been done.
+    Silent,
+    /// Its own words, or ours, for the client.
+    Told(Error),
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Self {
+        Self::Told(error)
+    }
+}
+
+impl From<Refusal> for Error {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Told(error) => error,
+            Refusal::Silent => {
+                let message = "no sandbox can be had, as the controller does not answer; try again";
+                Self::new(ErrorCode::SandboxStartFailed, message).retry_after(Duration::from_secs(2))
+            }
+        }
+    }
 }
 
 /// The way to the controller. Clones share it.
@@ -54,9 +81,9 @@ impl Controller {
         Ok(Self { channel, token_file: config.token.clone(), token: Arc::default() })
     }
 
-    pub(super) async fn acquire(&self, request: AcquireRequest) -> Result<Streaming<AcquireEvent>, Error> {
+    pub(super) async fn acquire(&self, request: AcquireRequest) -> Result<Streaming<AcquireEvent>, Refusal> {
         let answer = self.client().acquire(self.signed(request).await?).await;
-        answer.map(tonic::Response::into_inner).map_err(|status| told(&status))
+        answer.map(tonic::Response::into_inner).map_err(|status| refusal(&status))
     }
 
     pub(super) async fn renew(&self, sandbox: &str, uid: &str) -> Result<RenewTokenResponse, Error> {
@@ -111,32 +138,25 @@ impl Controller {
 
 async fn within<T>(call: impl Future<Output = Result<tonic::Response<T>, Status>>) -> Result<T, Error> {
     match tokio::time::timeout(LIMIT, call).await {
-        Ok(answer) => answer.map(tonic::Response::into_inner).map_err(|status| told(&status)),
-        Err(_) => Err(unreachable()),
+        Ok(answer) => answer.map(tonic::Response::into_inner).map_err(|status| refusal(&status).into()),
+        Err(_) => Err(Refusal::Silent.into()),
     }
 }
 
-/// What a client is told of the controller's answer. What it says itself is meant for clients, but for who may ask it.
-pub(super) fn told(status: &Status) -> Error {
+/// What the controller says is meant for clients, but for who may ask it. A status without our details is the connection's.
+pub(super) fn refusal(status: &Status) -> Refusal {
+    let is_its_own = status.get_details_error_info().is_some_and(|info| info.domain == DOMAIN);
     let error = Error::from_status(status);
     match error.code {
         ErrorCode::Unauthenticated | ErrorCode::PermissionDenied => {
             tracing::error!(error = status as &dyn std::error::Error, "the controller does not know this gateway");
-            Error::new(ErrorCode::Internal, "the controller does not know this gateway")
+            Error::new(ErrorCode::Internal, "the controller does not know this gateway").into()
         }
-        // A replica that ends or is gone; another answers.
-        _ if matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Cancelled)
-            && error.code != ErrorCode::SandboxLost
-            && error.code != ErrorCode::SandboxStartFailed =>
-        {
+        ErrorCode::ShuttingDown | ErrorCode::DeadlineExceeded => Refusal::Silent,
+        _ if is_its_own => Refusal::Told(error),
+        _ => {
             tracing::warn!(error = status as &dyn std::error::Error, "the controller does not answer");
-            unreachable()
+            Refusal::Silent
         }
-        _ => error,
     }
-}
-
-fn unreachable() -> Error {
-    Error::new(ErrorCode::SandboxStartFailed, "no sandbox can be had, as the controller does not answer; try again")
-        .retry_after(Duration::from_secs(2))
 }

@@ -8,7 +8,7 @@ use kernelbox_tests::{
 };
 use serde_json::{Value, json};
 
-use super::claims::of_template;
+use crate::claims::of_template;
 
 /// One of the node's two, with a node selector and shared memory.
 pub fn gpu() -> Value {

@@ -8,7 +8,7 @@ use kernelbox_tests::{
 };
 use serde_json::json;
 
-use super::claims::of_template;
+use crate::claims::of_template;
 
 /// The host outside of tests/cluster: its name, its addresses, the ports that it serves.
 const OUTSIDE: &str = "outside.kernelbox.test";

@@ -1,4 +1,4 @@
-//! The cluster's own failures: who waits is told, what runs goes on, and nothing is left over or done twice.
+//! A namespace that has no room for more pods: who waits is told, and nothing is left over.
 use kernelbox_api::EndReason;
 use kernelbox_proto::v1::{ErrorCode, ExecuteRequest, Stage, execution_event::Kind};
 use kernelbox_tests::{
