@@ -20,7 +20,7 @@ use crate::{
     events::Events,
     keys::Keys,
     lease::Leadership,
-    life::{Answer, Step, idle_timeout},
+    life::{Answer, Step},
     metrics::Metrics,
     plan::{self, Plan},
     supervisors::{self, Supervisor},
@@ -155,11 +155,9 @@ impl Asked {
             let status = sandbox.status.as_ref();
             let address = status.and_then(|it| it.address.clone());
             let (Some(address), Some(uid)) = (address, status.and_then(|it| it.pod_uid.clone())) else { continue };
-            let template = world.templates.get(&sandbox.spec.template_ref.name);
-            let lifecycle = template.map(|it| it.template.spec.lifecycle.clone()).unwrap_or_default();
             self.asking.insert(name.clone());
             let answer =
-                supervisors::retire(Arc::clone(keys), Supervisor { address, uid }, idle_timeout(sandbox, &lifecycle));
+                supervisors::retire(Arc::clone(keys), Supervisor { address, uid }, world.idle_timeout(sandbox));
             self.tasks.spawn(async move { (name, answer.await) });
         }
     }

@@ -35,6 +35,8 @@ pub struct Facts<'a> {
     pub sandbox: &'a Sandbox,
     pub pod: Option<&'a Pod>,
     pub lifecycle: &'a Lifecycle,
+    /// Without use for so long it is reclaimed.
+    pub idle_timeout: Duration,
     /// It is its turn to get a pod.
     pub is_admitted: bool,
     /// The session has another of a higher generation.
@@ -183,7 +185,7 @@ fn while_ready(facts: &Facts<'_>, pod: &Pod) -> Step {
         Some(settles) => settles,
         None => None,
     };
-    let idle_timeout = idle_timeout(facts.sandbox, lifecycle);
+    let idle_timeout = facts.idle_timeout;
     match facts.answer {
         Some(Answer::Retired { unsaved: false, .. }) => {
             return Step::End(EndReason::IdleTimeout, format!("it was not used for {}", spoken(idle_timeout)));
@@ -218,12 +220,6 @@ fn while_ready(facts: &Facts<'_>, pod: &Pod) -> Step {
         Some(idle) => Step::Wait(Some(idle.min(life).min(settles.unwrap_or(idle)))),
         None => Step::AskWhetherIdle,
     }
-}
-
-/// How long it may be left alone: the session's own time, if that is shorter than the template's.
-pub fn idle_timeout(sandbox: &Sandbox, lifecycle: &Lifecycle) -> Duration {
-    let of_template = lifecycle.idle_timeout.into();
-    sandbox.spec.idle_timeout.map_or(of_template, |own| of_template.min(own.into()))
 }
 
 /// `since`: when it began to be so.

@@ -45,6 +45,16 @@ pub struct World {
 }
 
 impl World {
+    /// How long it may be left alone: the session's own time, if that is shorter than its template's.
+    pub fn idle_timeout(&self, sandbox: &Sandbox) -> Duration {
+        let template = self.templates.get(&sandbox.spec.template_ref.name).map(|it| &it.template.spec);
+        let of_template = match template {
+            Some(spec) => spec.lifecycle.idle_timeout(spec.accelerator.as_ref()),
+            None => Lifecycle::default().idle_timeout(None),
+        };
+        sandbox.spec.idle_timeout.map_or(of_template, |own| of_template.min(own.into()))
+    }
+
     /// More than a fifth of the supervisors do not answer, and at least five.
     fn is_silence_general(&self) -> bool {
         let silent = self.answers.values().filter(|it| matches!(it, Answer::Silent { .. })).count();
@@ -158,6 +168,7 @@ pub fn plan(world: &World, now: Timestamp) -> Plan {
                 sandbox: it.sandbox,
                 pod: world.pods.get(name).map(Arc::as_ref),
                 lifecycle: &template.spec.lifecycle,
+                idle_timeout: world.idle_timeout(it.sandbox),
                 is_admitted: admitted.contains(name) && hash.is_some() && is_enclosed,
                 is_superseded: superseded.contains(name),
                 is_stale: it.is_stale && (!it.is_ready() || going.contains(name)),
@@ -197,6 +208,7 @@ pub fn plan(world: &World, now: Timestamp) -> Plan {
             sandbox,
             pod: world.pods.get(key(sandbox)).map(Arc::as_ref),
             lifecycle: &Lifecycle::default(),
+            idle_timeout: world.idle_timeout(sandbox),
             is_admitted: false,
             is_superseded: superseded.contains(key(sandbox)),
             is_stale: true,

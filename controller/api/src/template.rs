@@ -237,10 +237,10 @@ pub struct Lifecycle {
     #[serde(default = "default_start_timeout")]
     #[x_kube(validation = ("duration(self) >= duration('1s')", "must be a duration of at least 1s, such as 5m"))]
     pub start_timeout: Duration,
-    /// Without use for so long it is reclaimed.
-    #[serde(default = "default_idle_timeout")]
+    /// Without use for so long it is reclaimed. None: 15m, and 5m with an accelerator.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = ("duration(self) >= duration('1s')", "must be a duration of at least 1s, such as 15m"))]
-    pub idle_timeout: Duration,
+    pub idle_timeout: Option<Duration>,
     /// In all, used or not.
     #[serde(default = "default_max_lifetime")]
     #[x_kube(validation = ("duration(self) >= duration('1m')", "must be a duration of at least 1m, such as 24h"))]
@@ -255,10 +255,22 @@ impl Default for Lifecycle {
     fn default() -> Self {
         Self {
             start_timeout: default_start_timeout(),
-            idle_timeout: default_idle_timeout(),
+            idle_timeout: None,
             max_lifetime: default_max_lifetime(),
             unsaved_grace: default_unsaved_grace(),
         }
+    }
+}
+
+/// How long a sandbox is left alone where nothing is said, and how long one that others wait for.
+const IDLE: std::time::Duration = std::time::Duration::from_mins(15);
+const IDLE_WITH_ACCELERATOR: std::time::Duration = std::time::Duration::from_mins(5);
+
+impl Lifecycle {
+    /// Without use for so long it is reclaimed.
+    pub fn idle_timeout(&self, accelerator: Option<&Accelerator>) -> std::time::Duration {
+        let default = if accelerator.is_some() { IDLE_WITH_ACCELERATOR } else { IDLE };
+        self.idle_timeout.map_or(default, Into::into)
     }
 }
 
@@ -268,10 +280,6 @@ fn seconds(seconds: u64) -> Duration {
 
 fn default_start_timeout() -> Duration {
     seconds(5 * 60)
-}
-
-fn default_idle_timeout() -> Duration {
-    seconds(15 * 60)
 }
 
 fn default_max_lifetime() -> Duration {

@@ -65,6 +65,7 @@ fn step(sandbox: &Sandbox, pod: Option<&Pod>, change: impl FnOnce(&mut Facts<'_>
         sandbox,
         pod,
         lifecycle: &lifecycle,
+        idle_timeout: lifecycle.idle_timeout(None),
         is_admitted: false,
         is_superseded: false,
         is_stale: false,
@@ -232,20 +233,6 @@ fn after_its_end_its_pod_goes_and_its_story_stays_a_while() {
     let mut deleted = story(600);
     deleted.metadata.deletion_timestamp = going.metadata.deletion_timestamp;
     assert_eq!(step(&deleted, None, |_| {}), Step::Wait(None));
-}
-
-#[test]
-fn a_session_may_want_a_shorter_idle_timeout_and_no_longer_one() {
-    let asked_after = |own: &str| {
-        let mut sandbox = claimed(NOW, ready_status());
-        sandbox.spec.idle_timeout = Some(own.parse().unwrap());
-        match step(&sandbox, Some(&ready_pod(90)), |_| {}) {
-            Step::Wait(Some(wait)) => wait.as_secs(),
-            other => panic!("{other:?}"),
-        }
-    };
-    assert_eq!(asked_after("20s"), 20);
-    assert_eq!(asked_after("10h"), 15 * 60, "the template's");
 }
 
 #[test]

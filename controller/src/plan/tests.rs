@@ -344,6 +344,24 @@ fn sandboxes_outlive_their_template_only_while_a_session_has_them() {
 }
 
 #[test]
+fn what_others_wait_for_is_left_alone_for_less_and_a_session_may_want_less_still() {
+    let mut model = Model::new(json!({"min": 0}));
+    let name = model.ask(1, 1, 0);
+    let mut of = |accelerator: Value, template: Option<&str>, session: Option<&str>| {
+        let spec = json!({"image": "x", "accelerator": accelerator, "lifecycle": {"idleTimeout": template}});
+        model.world.templates.get_mut("t").unwrap().template =
+            Arc::new(object("SandboxTemplate", "t", spec, json!({})));
+        let mut sandbox = model.sandbox(&name).unwrap();
+        sandbox.spec.idle_timeout = session.map(|it| it.parse().unwrap());
+        model.world.idle_timeout(&sandbox).as_secs() / 60
+    };
+    let gpu = || json!({"resource": {"name": "nvidia.com/gpu", "count": 1}});
+    assert_eq!((of(json!(null), None, None), of(gpu(), None, None)), (15, 5));
+    assert_eq!((of(json!(null), Some("1h"), None), of(gpu(), Some("1h"), None)), (60, 60));
+    assert_eq!((of(json!(null), None, Some("1m")), of(json!(null), None, Some("1h"))), (1, 15));
+}
+
+#[test]
 fn no_pod_is_made_before_its_policy_is_there() {
     let mut model = Model::new(json!({"min": 1}));
     model.look();
