@@ -32,7 +32,7 @@ use crate::Condition;
 )]
 #[serde(rename_all = "camelCase")]
 pub struct SandboxTemplateSpec {
-    /// With Python 3.10 or newer and ipykernel in it, and kernelbox-supervisor as its entry point, unless `supervisor` is Injected.
+    /// With Python 3.10 or newer and ipykernel 6.29 or newer in it, and kernelbox-supervisor as its entry point, unless `supervisor` is Injected.
     #[schemars(length(min = 1))]
     pub image: String,
     #[serde(default)]

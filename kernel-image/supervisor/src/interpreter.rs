@@ -23,6 +23,8 @@ try:
     import ipykernel
 except Exception as error:
     sys.exit('it cannot import ipykernel (%s); put it into the image: pip install ipykernel' % error)
+if ipykernel.version_info[:2] < (6, 29):
+    sys.exit('it has ipykernel %s, and kernels need 6.29 or newer' % ipykernel.__version__)
 ";
 
 #[derive(Debug, thiserror::Error)]

@@ -104,9 +104,14 @@ fn what_the_image_lacks_is_said_at_the_end() {
         let output = child.wait_with_output().unwrap();
         (output.status.code(), String::from_utf8(output.stderr).unwrap())
     };
-    let (code, words) = ended(&Bare::with(&[]));
-    assert_eq!(code, Some(1));
-    assert!(words.contains("it cannot import ipykernel") && words.contains("pip install ipykernel"), "{words}");
+    for (packages, expected) in [
+        (&[][..], ["it cannot import ipykernel", "pip install ipykernel"]),
+        (&["ipykernel==6.28.0"], ["it has ipykernel 6.28.0", "6.29 or newer"]),
+    ] {
+        let (code, words) = ended(&Bare::with(packages));
+        assert_eq!(code, Some(1));
+        assert!(expected.iter().all(|it| words.contains(it)), "{words}");
+    }
 }
 
 #[test]
