@@ -1,7 +1,7 @@
 """Paints a picture with Stable Diffusion and saves it as a PNG. Runs in a session's kernel, or as a program.
 
-DIFFUSION_MODEL   a model's name on the Hugging Face Hub, or a folder with its weights; "tiny" (the default) needs none: the
-                  whole pipeline, but tiny and with random weights, so that its picture is noise. It shows that all works.
+DIFFUSION_MODEL   a model's name on the Hugging Face Hub, or a folder with its weights; "tiny", the default, needs none:
+                  the whole pipeline, but tiny and with random weights. Its picture is noise; it shows that all works.
 PROMPT            what to paint
 PICTURE           the file, fox.png if nothing is said
 """
