@@ -1,5 +1,5 @@
 //! Pods as templates want them, and what no template gets.
-use kernelbox_api::{PodOverlay, PodOverlayMetadata, Sandbox, SandboxTemplate};
+use kernelbox_api::{PodOverlay, PodOverlayMetadata, Sandbox, SandboxPool, SandboxTemplate};
 use serde_json::{Value, json};
 
 use super::*;
@@ -55,6 +55,18 @@ fn an_image_without_a_supervisor_gets_one() {
         json!({"image": "diffusion:1", "supervisor": "Injected", "python": "/opt/conda/bin/python",
         "env": env, "accelerator": accelerator, "resources": resources})
     ));
+}
+
+#[test]
+fn the_example_of_stable_diffusion_can_be_built() {
+    let yaml = include_str!("../../../examples/stable-diffusion/template.yaml");
+    let (template, pool) = yaml.split_once("\n---\n").unwrap();
+    let template: SandboxTemplate = serde_saphyr::from_str(template).unwrap();
+    let pool: SandboxPool = serde_saphyr::from_str(pool).unwrap();
+    assert_eq!(pool.spec.template_ref.name, template.name_any());
+    let spec = shape(&template, &platform()).unwrap().spec.unwrap();
+    let mounts = spec.containers[0].volume_mounts.as_ref().unwrap();
+    assert!(mounts.iter().any(|it| it.name == "models") && spec.volumes.unwrap().iter().any(|it| it.name == "models"));
 }
 
 #[test]
