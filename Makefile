@@ -2,7 +2,7 @@
 export PATH := $(CURDIR)/.tools/bin:$(CURDIR)/.venv/bin:$(PATH)
 # The suites that run code run it with this interpreter.
 export KERNELBOX_TEST_PYTHON ?= $(CURDIR)/.venv/bin/python
-PYTHON_SOURCES := $(wildcard kernel-image/kernel) kernel-image/licences.py deploy tests
+PYTHON_SOURCES := $(wildcard kernel-image/kernel) kernel-image/licences.py deploy examples tests
 PYTHON_TESTS := $(wildcard kernel-image/kernel/tests) deploy/local-model/tests tests/python tests/compare
 
 .DEFAULT_GOAL := help
@@ -29,6 +29,7 @@ lint: tools ## Every check that needs no running program.
 	cargo deny --locked check bans licenses sources
 	ruff check $(PYTHON_SOURCES)
 	ruff format --check $(PYTHON_SOURCES)
+	git ls-files '*Dockerfile*' | xargs hadolint
 	scripts/lock --check
 
 crds: ## Writes the resource definitions anew, after a change of controller/api.
@@ -43,7 +44,7 @@ release: ## The programs, as they are shipped: target/release/.
 images: ## The container images, and archives of them for a cluster without a registry. kernel-image/README.md
 	@scripts/images
 
-lock: ## Writes the kernel image's Python packages anew, after a change of kernel-image/requirements.txt.
+lock: ## Writes the kernel images' Python packages anew, after a change of kernel-image/requirements*.txt.
 	@scripts/lock
 
 bench: tools release ## Kernelbox beside jupyter_client, interleaved.

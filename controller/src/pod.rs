@@ -1,4 +1,5 @@
 //! The pod of a sandbox, as its template wants it and as safe as every sandbox is. Pure.
+mod inject;
 pub mod moving;
 pub mod observe;
 mod overlay;
@@ -12,8 +13,8 @@ use k8s_openapi::{
     apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::ObjectMeta},
 };
 use kernelbox_api::{
-    Accelerator, POOL_LABEL, SANDBOX_LABEL, Sandbox, SandboxTemplate, SandboxTemplateSpec, TEMPLATE_HASH_LABEL,
-    TEMPLATE_LABEL, WorkspaceMedium,
+    Accelerator, POOL_LABEL, SANDBOX_LABEL, Sandbox, SandboxTemplate, SandboxTemplateSpec, Supervisor,
+    TEMPLATE_HASH_LABEL, TEMPLATE_LABEL, WorkspaceMedium,
 };
 use kube::{Resource as _, ResourceExt as _};
 
@@ -43,11 +44,13 @@ const GRACE_SECONDS: i64 = 30;
 pub struct Platform {
     /// The config map with the public keys that tokens are checked with, one `<kid>.pem` each.
     pub public_keys: String,
+    /// The image from which pods get a supervisor whose own has none.
+    pub supervisor_image: Option<String>,
 }
 
 impl Default for Platform {
     fn default() -> Self {
-        Self { public_keys: "kernelbox-public-keys".to_owned() }
+        Self { public_keys: "kernelbox-public-keys".to_owned(), supervisor_image: None }
     }
 }
 
@@ -55,6 +58,11 @@ impl Default for Platform {
 pub enum BuildError {
     #[error("podTemplate cannot be laid over the pod: {0}")]
     Overlay(String),
+    #[error(
+        "supervisor is Injected, and the controller does not know an image that has one: set its --supervisor-image or \
+         KERNELBOX_SUPERVISOR_IMAGE"
+    )]
+    NoSupervisor,
     #[error("a pod is not JSON")]
     Json(#[source] serde_json::Error),
 }
@@ -88,7 +96,7 @@ pub fn shape(template: &SandboxTemplate, platform: &Platform) -> Result<Pod, Bui
     let spec = &template.spec;
     let resolvers = Some(spec.egress.dns.resolvers.clone()).filter(|it| !it.is_empty());
     let resolvers = resolvers.map(|it| PodDNSConfig { nameservers: Some(it), ..Default::default() });
-    let own = PodSpec {
+    let mut own = PodSpec {
         automount_service_account_token: Some(false),
         enable_service_links: Some(false),
         restart_policy: Some("Never".to_owned()),
@@ -113,6 +121,10 @@ pub fn shape(template: &SandboxTemplate, platform: &Platform) -> Result<Pod, Bui
         volumes: Some(volumes(spec, platform)),
         ..Default::default()
     };
+    if spec.supervisor == Supervisor::Injected {
+        let image = platform.supervisor_image.as_deref().ok_or(BuildError::NoSupervisor)?;
+        inject::inject(&mut own, image);
+    }
     let labels = [
         ("app.kubernetes.io/name", "kernelbox-sandbox".to_owned()),
         ("app.kubernetes.io/managed-by", "kernelbox-controller".to_owned()),
@@ -155,7 +167,6 @@ fn tolerations(accelerator: Option<&Accelerator>) -> Vec<Toleration> {
 }
 
 fn container(spec: &SandboxTemplateSpec) -> Container {
-    let value = |name: &str, value: String| EnvVar { name: name.to_owned(), value: Some(value), ..Default::default() };
     let mut env = spec.env.clone();
     // What the supervisor is told comes last, so that it wins.
     env.extend([
@@ -190,12 +201,7 @@ fn container(spec: &SandboxTemplateSpec) -> Container {
             ..Default::default()
         },
     ]);
-    let mount = |volume: &str, path: &str, within: Option<&str>| VolumeMount {
-        name: volume.to_owned(),
-        mount_path: path.to_owned(),
-        sub_path: within.map(str::to_owned),
-        ..Default::default()
-    };
+    env.extend(spec.python.iter().map(|python| value("KERNELBOX_PYTHON", python.clone())));
     let mut mounts = vec![
         mount("workspace", WORKSPACE, Some("workspace")),
         mount("workspace", PACKAGES, Some("packages")),
@@ -215,12 +221,7 @@ fn container(spec: &SandboxTemplateSpec) -> Container {
         env: Some(env),
         ports: Some(vec![ContainerPort { name: Some("grpc".to_owned()), container_port: PORT, ..Default::default() }]),
         resources: Some(resources(spec)),
-        security_context: Some(SecurityContext {
-            allow_privilege_escalation: Some(false),
-            read_only_root_filesystem: Some(true),
-            capabilities: Some(Capabilities { drop: Some(vec!["ALL".to_owned()]), ..Default::default() }),
-            ..Default::default()
-        }),
+        security_context: Some(restricted()),
         // Serving means that the first kernel has answered. Often at first, as claims wait for it.
         readiness_probe: Some(Probe {
             grpc: Some(GRPCAction { port: PORT, ..Default::default() }),
@@ -230,6 +231,37 @@ fn container(spec: &SandboxTemplateSpec) -> Container {
             ..Default::default()
         }),
         volume_mounts: Some(mounts),
+        ..Default::default()
+    }
+}
+
+/// What no container of a sandbox may.
+fn restricted() -> SecurityContext {
+    SecurityContext {
+        allow_privilege_escalation: Some(false),
+        read_only_root_filesystem: Some(true),
+        capabilities: Some(Capabilities { drop: Some(vec!["ALL".to_owned()]), ..Default::default() }),
+        ..Default::default()
+    }
+}
+
+fn value(name: &str, value: String) -> EnvVar {
+    EnvVar { name: name.to_owned(), value: Some(value), ..Default::default() }
+}
+
+fn mount(volume: &str, path: &str, within: Option<&str>) -> VolumeMount {
+    VolumeMount {
+        name: volume.to_owned(),
+        mount_path: path.to_owned(),
+        sub_path: within.map(str::to_owned),
+        ..Default::default()
+    }
+}
+
+fn empty(name: &str, medium: Option<&str>, size: Quantity) -> Volume {
+    Volume {
+        name: name.to_owned(),
+        empty_dir: Some(EmptyDirVolumeSource { medium: medium.map(str::to_owned), size_limit: Some(size) }),
         ..Default::default()
     }
 }
@@ -248,11 +280,6 @@ fn resources(spec: &SandboxTemplateSpec) -> ResourceRequirements {
 }
 
 fn volumes(spec: &SandboxTemplateSpec, platform: &Platform) -> Vec<Volume> {
-    let empty = |name: &str, medium: Option<&str>, size: Quantity| Volume {
-        name: name.to_owned(),
-        empty_dir: Some(EmptyDirVolumeSource { medium: medium.map(str::to_owned), size_limit: Some(size) }),
-        ..Default::default()
-    };
     let medium = match spec.workspace.medium {
         WorkspaceMedium::Disk => None,
         WorkspaceMedium::Memory => Some("Memory"),

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use clap::Args;
+use clap::{Args, builder::NonEmptyStringValueParser};
 use ipnet::IpNet;
 use kernelbox_proto::controller::v1::allocator_service_server::AllocatorServiceServer;
 use kube::{Api, Client};
@@ -66,6 +66,9 @@ pub struct ServeArgs {
     /// Networks that sandboxes never reach, beside all that are not public and what the cluster tells of its own
     #[arg(long = "blocked-cidr", env = "KERNELBOX_BLOCKED_CIDRS", value_delimiter = ',')]
     pub blocked_cidrs: Vec<IpNet>,
+    /// An image with kernelbox-supervisor and uv, for templates whose own image has none (supervisor: Injected)
+    #[arg(long, env = "KERNELBOX_SUPERVISOR_IMAGE", value_parser = NonEmptyStringValueParser::new())]
+    pub supervisor_image: Option<String>,
     /// The name of this replica, unlike all others; in a cluster its pod's
     #[arg(long, env = "KERNELBOX_IDENTITY")]
     pub identity: Option<String>,
@@ -117,7 +120,7 @@ pub async fn serve(args: ServeArgs, stop: CancellationToken) -> Result<(), Serve
     let config = kube::Config::infer().await?;
     let client = Client::try_from(config).map_err(ServeError::Client)?;
     let metrics = Metrics::new()?;
-    let platform = Platform::default();
+    let platform = Platform { supervisor_image: args.supervisor_image.clone(), ..Platform::default() };
     let keys = Keys::new(client.clone(), &args.namespace, &args.sandbox_namespace, platform.public_keys.clone());
     let keys = Arc::new(keys);
     let cluster = Arc::new(Cluster::new(

@@ -23,6 +23,9 @@ ensure_base() {
   say "made the base ($((SECONDS - start)) s)"
 }
 
+# ensure_pulled IMAGE: gets a base that nothing here can make.
+ensure_pulled() { have_image "$1" || pull_image "$1" || die "no registry gives $1, and it cannot be made here"; }
+
 # slim ROOT: leaves out what Debian's own slim image does, and all that is of this machine.
 slim() {
   find "$1/usr/share/doc" -type f -not -name copyright -delete

@@ -39,6 +39,7 @@ API_SERVER="https://10.99.0.2:6443"
 PAUSE_IMAGE=kernelbox.test/pause:1
 PROBE_IMAGE=kernelbox.test/probe:1
 COREDNS_IMAGE=kernelbox.test/coredns:1
+DIFFUSION_IMAGE=kernelbox.test/diffusion:1
 
 # Seconds that one call of kubectl, and one condition waited for, may take.
 CALL_LIMIT=20

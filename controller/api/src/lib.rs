@@ -18,7 +18,7 @@ pub use self::{
     template::{
         Accelerator, AcceleratorResource, AllowedPeer, Dns, Egress, EgressMode, EgressPort, Isolation, Lifecycle,
         PodOverlay, PodOverlayMetadata, Protocol, SandboxTemplate, SandboxTemplateSpec, SandboxTemplateStatus,
-        Workspace, WorkspaceMedium,
+        Supervisor, Workspace, WorkspaceMedium,
     },
 };
 

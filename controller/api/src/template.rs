@@ -32,9 +32,16 @@ use crate::Condition;
 )]
 #[serde(rename_all = "camelCase")]
 pub struct SandboxTemplateSpec {
-    /// With Python and ipykernel in it, and kernelbox-supervisor as its entry point.
+    /// With Python 3.10 or newer and ipykernel 6.29 or newer in it, and kernelbox-supervisor as its entry point, unless `supervisor` is Injected.
     #[schemars(length(min = 1))]
     pub image: String,
+    #[serde(default)]
+    pub supervisor: Supervisor,
+    /// The interpreter of the kernels, a path in the image or a name on its PATH. None: the image's KERNELBOX_PYTHON, else python3.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 1024))]
+    #[x_kube(validation = ("self.startsWith('/') || !self.contains('/')", "must be an absolute path, such as /opt/conda/bin/python, or a name, such as python3"))]
+    pub python: Option<String>,
     /// Always, IfNotPresent or Never. None: as Kubernetes has it for the image's tag.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = ("self in ['Always', 'IfNotPresent', 'Never']", "must be Always, IfNotPresent or Never"))]
@@ -78,6 +85,16 @@ fn default_kernel() -> String {
 
 fn default_warm_up() -> Vec<String> {
     ["numpy", "pandas", "matplotlib.pyplot"].map(str::to_owned).to_vec()
+}
+
+/// Where the program is that keeps a sandbox' kernels and files. Image: there, as its entry point. Injected: not there; an init container brings it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Supervisor {
+    /// In the image, as its entry point.
+    #[default]
+    Image,
+    /// Not in the image: an init container brings it, and uv. Kernels have the image's own environment then.
+    Injected,
 }
 
 /// Devices, and the nodes that have them.
@@ -325,4 +342,30 @@ pub struct SandboxTemplateStatus {
     pub observed_generation: Option<i64>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::CustomResourceExt as _;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[test]
+    fn the_supervisor_is_in_the_image_unless_the_template_says_otherwise() {
+        let of = |spec: Value| serde_json::from_value::<SandboxTemplateSpec>(spec).map(|spec| spec.supervisor);
+        assert_eq!(of(json!({"image": "x"})).unwrap(), Supervisor::Image);
+        assert_eq!(of(json!({"image": "x", "supervisor": "Injected"})).unwrap(), Supervisor::Injected);
+        assert!(of(json!({"image": "x", "supervisor": "Sidecar"})).is_err());
+    }
+
+    #[test]
+    fn the_definition_says_what_may_be_chosen() {
+        let definition = serde_json::to_value(SandboxTemplate::crd()).unwrap();
+        let spec = &definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"];
+        assert_eq!(spec["supervisor"]["enum"], json!(["Image", "Injected"]));
+        assert_eq!(spec["supervisor"]["default"], "Image");
+        let rule = &spec["python"]["x-kubernetes-validations"][0]["rule"];
+        assert_eq!(rule, "self.startsWith('/') || !self.contains('/')");
+    }
 }

@@ -1,11 +1,13 @@
 //! What a pod's status says about its sandbox, in the words of whoever it waits for. Pure.
 use k8s_openapi::{
-    api::core::v1::{ContainerState, Pod, PodCondition, PodStatus},
+    api::core::v1::{
+        ContainerState, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus, Pod, PodCondition, PodStatus,
+    },
     jiff::Timestamp,
 };
 use kernelbox_api::EndReason;
 
-use super::{CONTAINER, PORT};
+use super::{CONTAINER, PORT, inject::INSTALLER};
 
 /// Where a pod stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +26,8 @@ pub enum Observed {
 
 /// Reasons of a waiting container that get no better by themselves.
 const HOPELESS: [&str; 3] = ["ErrImageNeverPull", "InvalidImageName", "CreateContainerConfigError"];
+/// The most that is told of a container's last words.
+const WORDS_LIMIT: usize = 1_000;
 const NODE_GONE: [&str; 2] = ["NodeLost", "DeletionByTaintManager"];
 const EVICTED: [&str; 4] = ["Evicted", "EvictionByEvictionAPI", "PreemptionByScheduler", "TerminationByKubelet"];
 
@@ -39,8 +43,7 @@ pub fn observe(pod: &Pod) -> Observed {
         let (reason, words) = disrupted(status).unwrap_or((EndReason::Deleted, "the pod is being deleted".to_owned()));
         return Observed::Ended(reason, words);
     }
-    let container = status.container_statuses.iter().flatten().find(|it| it.name == CONTAINER);
-    let state = container.and_then(|it| it.state.as_ref());
+    let state = container(status).and_then(|it| it.state.as_ref());
     if is_true(status, "Ready")
         && let (Some(ip), Some(node)) = (&status.pod_ip, pod.spec.as_ref().and_then(|spec| spec.node_name.as_ref()))
     {
@@ -51,7 +54,8 @@ pub fn observe(pod: &Pod) -> Observed {
         return Observed::Starting;
     }
     match condition(status, "PodScheduled") {
-        Some(scheduled) if scheduled.status == "True" => waiting(state),
+        // The kernel's own state says nothing while its supervisor's image is fetched.
+        Some(scheduled) if scheduled.status == "True" => waiting(waits(installer(status)).or(waits(state))),
         scheduled => Observed::Scheduling(scheduled.and_then(|it| it.message.clone()).unwrap_or_default()),
     }
 }
@@ -61,15 +65,28 @@ pub fn may_run(pod: &Pod, now: Timestamp) -> bool {
     let empty = PodStatus::default();
     let status = pod.status.as_ref().unwrap_or(&empty);
     let is_over = matches!(status.phase.as_deref(), Some("Failed" | "Succeeded"));
-    let container = status.container_statuses.iter().flatten().find(|it| it.name == CONTAINER);
-    let is_terminated = container.and_then(|it| it.state.as_ref()).is_some_and(|it| it.terminated.is_some());
+    let is_terminated = container(status).and_then(|it| it.state.as_ref()).is_some_and(|it| it.terminated.is_some());
     let is_late = pod.metadata.deletion_timestamp.as_ref().is_some_and(|time| time.0 <= now);
     let is_lost = matches!(disrupted(status), Some((EndReason::NodeLost, _)));
     !(is_over || is_terminated || is_late || is_lost)
 }
 
-fn waiting(state: Option<&ContainerState>) -> Observed {
-    let Some(waiting) = state.and_then(|it| it.waiting.as_ref()) else { return Observed::Pulling(String::new()) };
+/// The container that kernels run in.
+fn container(status: &PodStatus) -> Option<&ContainerStatus> {
+    status.container_statuses.iter().flatten().find(|it| it.name == CONTAINER)
+}
+
+/// What brings the supervisor, if its image does not.
+fn installer(status: &PodStatus) -> Option<&ContainerState> {
+    status.init_container_statuses.iter().flatten().find(|it| it.name == INSTALLER)?.state.as_ref()
+}
+
+fn waits(state: Option<&ContainerState>) -> Option<&ContainerStateWaiting> {
+    state?.waiting.as_ref()
+}
+
+fn waiting(waiting: Option<&ContainerStateWaiting>) -> Observed {
+    let Some(waiting) = waiting else { return Observed::Pulling(String::new()) };
     let reason = waiting.reason.as_deref().unwrap_or_default();
     let words = match waiting.message.as_deref().unwrap_or_default() {
         // It says no more than that the container is being created.
@@ -84,8 +101,8 @@ fn waiting(state: Option<&ContainerState>) -> Observed {
 }
 
 fn ended(status: &PodStatus) -> Observed {
-    let container = status.container_statuses.iter().flatten().find(|it| it.name == CONTAINER);
-    let terminated = container.and_then(|it| it.state.as_ref()?.terminated.as_ref());
+    let terminated = container(status).and_then(|it| it.state.as_ref()?.terminated.as_ref());
+    let not_installed = installer(status).and_then(|it| it.terminated.as_ref()).filter(|it| it.exit_code != 0);
     let own = status.reason.as_deref().unwrap_or_default();
     let message = status.message.clone().unwrap_or_default();
     if terminated.is_some_and(|it| it.reason.as_deref() == Some("OOMKilled")) {
@@ -104,15 +121,25 @@ fn ended(status: &PodStatus) -> Observed {
     if NODE_GONE.contains(&own) {
         return Observed::Ended(EndReason::NodeLost, message);
     }
-    let words = match terminated {
-        Some(it) => match it.signal {
-            Some(signal) => format!("the supervisor was ended by signal {signal}"),
-            None => format!("the supervisor ended with exit code {}", it.exit_code),
-        },
-        None if message.is_empty() => "the pod failed".to_owned(),
-        None => message,
+    let words = match (not_installed, terminated) {
+        (Some(it), _) => format!("the supervisor could not be put into the pod: {}", last_words(it)),
+        (None, Some(it)) => format!("the supervisor {}", last_words(it)),
+        (None, None) if message.is_empty() => "the pod failed".to_owned(),
+        (None, None) => message,
     };
     Observed::Ended(EndReason::Failed, words)
+}
+
+/// How it ended, and why: what it left for that, or what the node says of one that could not be started.
+fn last_words(terminated: &ContainerStateTerminated) -> String {
+    let how = match terminated.signal {
+        Some(signal) => format!("was ended by signal {signal}"),
+        None => format!("ended with exit code {}", terminated.exit_code),
+    };
+    match terminated.message.as_deref().map(str::trim).unwrap_or_default() {
+        "" => how,
+        words => format!("{how}: {}", &words[..words.floor_char_boundary(WORDS_LIMIT)]),
+    }
 }
 
 /// Who takes the pod away, if its condition says so.
@@ -179,6 +206,37 @@ mod tests {
         assert_eq!(with_state(ready.clone(), json!({"running": {}})), there);
         let six = json!({"phase": "Running", "podIP": "2001:db8::7", "conditions": ready});
         assert_eq!(observed(six), Observed::Ready { address: "[2001:db8::7]:7090".into(), node: "node-1".into() });
+    }
+
+    #[test]
+    fn the_installer_of_the_supervisor_is_waited_for_and_its_failure_told() {
+        let of = |phase: &str, installer: serde_json::Value| {
+            let status = |name: &str, state| json!({"name": name, "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": state});
+            observed(json!({"phase": phase, "conditions": [{"type": "PodScheduled", "status": "True"}],
+                "initContainerStatuses": [status("supervisor", installer)],
+                "containerStatuses": [status("kernel", json!({"waiting": {"reason": "PodInitializing"}}))]}))
+        };
+        let backoff = json!({"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}});
+        assert_eq!(of("Pending", backoff), Observed::Pulling("ImagePullBackOff: no such image".into()));
+        assert_eq!(of("Pending", json!({"running": {}})), Observed::Pulling(String::new()));
+        let failed = json!({"terminated": {"exitCode": 128, "message": "kernelbox-supervisor: not found"}});
+        let words =
+            "the supervisor could not be put into the pod: ended with exit code 128: kernelbox-supervisor: not found";
+        assert_eq!(of("Failed", failed), Observed::Ended(EndReason::Failed, words.into()));
+    }
+
+    #[test]
+    fn a_supervisors_last_words_are_told() {
+        let of = |message: &str| {
+            let state = json!({"terminated": {"exitCode": 1, "message": message}});
+            observed(json!({"phase": "Failed", "containerStatuses":
+                [{"name": "kernel", "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": state}]}))
+        };
+        let ended = |words: &str| Observed::Ended(EndReason::Failed, words.to_owned());
+        assert_eq!(of(" no kernel starts\n"), ended("the supervisor ended with exit code 1: no kernel starts"));
+        assert_eq!(of(""), ended("the supervisor ended with exit code 1"));
+        let Observed::Ended(_, long) = of(&"ä".repeat(4_000)) else { panic!() };
+        assert!(long.len() <= 1_100, "{}", long.len());
     }
 
     #[test]

@@ -3,7 +3,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kernelbox_api::PodOverlay;
 use serde_json::{Map, Value};
 
-use super::{BuildError, CONTAINER};
+use super::{BuildError, CONTAINER, inject};
 
 /// Fields of a pod that are Kernelbox' own.
 const POD_FIELDS: [&str; 15] = [
@@ -25,10 +25,14 @@ const POD_FIELDS: [&str; 15] = [
 ];
 /// Fields of a container that are.
 const CONTAINER_FIELDS: [&str; 3] = ["image", "securityContext", "ports"];
+/// Fields that are where the supervisor is injected.
+const INJECTED_FIELDS: [&str; 3] = ["command", "args", "workingDir"];
 /// Volumes that show something of the node or of the cluster.
 const VOLUMES: [&str; 3] = ["hostPath", "projected", "csi"];
 /// Volumes of every sandbox.
-const OWN_VOLUMES: [&str; 4] = ["workspace", "scratch", "keys", "shared-memory"];
+const OWN_VOLUMES: [&str; 5] = ["workspace", "scratch", "keys", "shared-memory", inject::VOLUME];
+/// Of these, what code in the sandbox must not write.
+const READ_ONLY: [&str; 2] = ["keys", inject::VOLUME];
 /// Environment of the supervisor.
 const PREFIX: &str = "KERNELBOX_";
 
@@ -58,6 +62,17 @@ pub(super) fn lay(pod: Pod, wanted: &PodOverlay) -> Result<Pod, BuildError> {
         }
         if let Some(field) = CONTAINER_FIELDS.iter().find(|field| container.get(**field).is_some()) {
             return refuse(format!("spec.containers[{CONTAINER}].{field} is Kernelbox' own"));
+        }
+        let is_injected = pod.spec.as_ref().is_some_and(|spec| spec.init_containers.is_some());
+        if let Some(field) = INJECTED_FIELDS.iter().find(|field| is_injected && container.get(**field).is_some()) {
+            return refuse(format!(
+                "spec.containers[{CONTAINER}].{field} is Kernelbox' own where the supervisor is Injected"
+            ));
+        }
+        let mounts = container.get("volumeMounts").and_then(Value::as_array).into_iter().flatten();
+        let mut volumes = mounts.filter_map(|it| it.get("name")?.as_str());
+        if let Some(name) = volumes.find(|name| READ_ONLY.contains(name)) {
+            return refuse(format!("spec.containers[{CONTAINER}].volumeMounts: {name} is Kernelbox' own"));
         }
         let names =
             container.get("env").and_then(Value::as_array).into_iter().flatten().filter_map(|it| it.get("name"));

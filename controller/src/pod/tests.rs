@@ -1,5 +1,5 @@
 //! Pods as templates want them, and what no template gets.
-use kernelbox_api::{PodOverlay, PodOverlayMetadata, Sandbox, SandboxTemplate};
+use kernelbox_api::{PodOverlay, PodOverlayMetadata, Sandbox, SandboxPool, SandboxTemplate};
 use serde_json::{Value, json};
 
 use super::*;
@@ -13,7 +13,7 @@ fn template(spec: Value) -> SandboxTemplate {
 }
 
 fn platform() -> Platform {
-    Platform { public_keys: "kernelbox-keys".into() }
+    Platform { public_keys: "kernelbox-keys".into(), supervisor_image: Some("kernelbox/kernel:1".into()) }
 }
 
 fn made(spec: Value) -> Pod {
@@ -44,6 +44,52 @@ fn an_accelerator_brings_its_devices_nodes_and_memory() {
     assert_eq!(spec.node_selector.unwrap()["gpu"], "yes");
     assert!(spec.tolerations.unwrap().iter().any(|it| it.key.as_deref() == Some("gpu")));
     assert!(spec.volumes.unwrap().iter().any(|it| it.name == "shared-memory"));
+}
+
+#[test]
+fn an_image_without_a_supervisor_gets_one() {
+    let env = json!([{"name": "HF_HOME", "value": "/models"}]);
+    let accelerator = json!({"resource": {"name": "nvidia.com/gpu", "count": 1}});
+    let resources = json!({"requests": {"cpu": "100m"}});
+    insta::assert_json_snapshot!(made(
+        json!({"image": "diffusion:1", "supervisor": "Injected", "python": "/opt/conda/bin/python",
+        "env": env, "accelerator": accelerator, "resources": resources})
+    ));
+}
+
+#[test]
+fn the_example_of_stable_diffusion_can_be_built() {
+    let yaml = include_str!("../../../examples/stable-diffusion/template.yaml");
+    let (template, pool) = yaml.split_once("\n---\n").unwrap();
+    let template: SandboxTemplate = serde_saphyr::from_str(template).unwrap();
+    let pool: SandboxPool = serde_saphyr::from_str(pool).unwrap();
+    assert_eq!(pool.spec.template_ref.name, template.name_any());
+    let spec = shape(&template, &platform()).unwrap().spec.unwrap();
+    let mounts = spec.containers[0].volume_mounts.as_ref().unwrap();
+    assert!(mounts.iter().any(|it| it.name == "models") && spec.volumes.unwrap().iter().any(|it| it.name == "models"));
+}
+
+#[test]
+fn where_a_supervisor_would_come_from_has_to_be_known() {
+    let unknown = Platform { supervisor_image: None, ..platform() };
+    assert!(shape(&template(json!({})), &unknown).is_ok());
+    let error = shape(&template(json!({"supervisor": "Injected"})), &unknown).unwrap_err();
+    assert!(error.to_string().contains("KERNELBOX_SUPERVISOR_IMAGE"), "{error}");
+}
+
+#[test]
+fn an_interpreter_is_named_only_if_the_template_does() {
+    let python = |spec: Value| {
+        let env = made(spec).spec.unwrap().containers[0].env.clone().unwrap();
+        env.into_iter().find(|it| it.name == "KERNELBOX_PYTHON").and_then(|it| it.value)
+    };
+    assert_eq!(python(json!({})), None);
+    assert_eq!(
+        python(json!({"supervisor": "Injected"})),
+        None,
+        "the image's own word counts, else python3 on its PATH"
+    );
+    assert_eq!(python(json!({"python": "python3.12"})).as_deref(), Some("python3.12"));
 }
 
 #[test]
@@ -112,9 +158,19 @@ fn an_overlay_cannot_loosen_security() {
         json!("privileged"),
         kernel(json!({"securityContext": {"privileged": true}})),
         kernel(json!({"env": [{"name": "KERNELBOX_PUBLIC_KEYS", "value": "/workspace"}]})),
+        kernel(json!({"volumeMounts": [{"name": "keys", "mountPath": "/keys", "readOnly": false}]})),
     ] {
         let wanted = template(overlay(spec.clone()));
         assert!(matches!(shape(&wanted, &platform()), Err(BuildError::Overlay(_))), "{spec}");
+    }
+    for more in [
+        json!({"command": ["sh"]}),
+        json!({"args": ["--warm-up", ""]}),
+        json!({"volumeMounts": [{"name": "supervisor", "mountPath": "/x", "readOnly": false}]}),
+    ] {
+        let mut spec = overlay(kernel(more.clone()));
+        spec["supervisor"] = "Injected".into();
+        assert!(matches!(shape(&template(spec), &platform()), Err(BuildError::Overlay(_))), "{more}");
     }
     let labels = [("kernelbox.dev/template".to_owned(), "other".to_owned())].into();
     let metadata = PodOverlayMetadata { labels, ..Default::default() };
@@ -129,4 +185,11 @@ fn pods_that_would_be_alike_have_the_same_hash() {
     assert_eq!(hash(json!({})), hash(json!({"lifecycle": {"idleTimeout": "1h"}})), "idleTimeout is no part of the pod");
     assert_ne!(hash(json!({})), hash(json!({"warmUp": []})));
     assert_ne!(hash(json!({})), hash(json!({"image": "kernelbox/kernel:2"})));
+    let with_supervisor = |spec: Value, image: &str| {
+        let platform = Platform { supervisor_image: Some(image.into()), ..platform() };
+        names::template_hash(&template(spec), &platform).unwrap()
+    };
+    assert_eq!(with_supervisor(json!({}), "a"), with_supervisor(json!({}), "b"), "only where it is used");
+    let injected = json!({"supervisor": "Injected"});
+    assert_ne!(with_supervisor(injected.clone(), "a"), with_supervisor(injected, "b"));
 }

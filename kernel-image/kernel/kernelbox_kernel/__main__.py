@@ -50,8 +50,8 @@ def main(arguments: list[str]) -> None:
 
             zygote.run_host(path, warm_up)
         case ["session", descriptor, warm_up]:
-            os.set_inheritable(int(descriptor), True)
-            scrub_environment()
+            # Its environment is that of its kernels already, and nothing else. Libraries that read theirs when they are
+            # imported, as where a cache is, must see it in the warm-up.
             from kernelbox_kernel import zygote
 
             zygote.run_session(int(descriptor), warm_up)

@@ -237,13 +237,17 @@ def test_a_library_that_cannot_be_imported_is_logged_and_left_out() -> None:
 def test_a_session_zygote_without_a_host(short_folder: Path) -> None:
     """As in a pod: the supervisor starts it with the socket as an inherited descriptor."""
     ours, theirs = socket.socketpair()
-    command = [sys.executable, str(ENTRY), "session", str(theirs.fileno()), ""]
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()])
+    (short_folder / "hub.py").write_text("import os\ncache = os.environ.get('HUB_CACHE')\n")
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(short_folder), "HUB_CACHE": "/models"}
+    command = [sys.executable, str(ENTRY), "session", str(theirs.fileno()), "hub"]
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], env=environment)
     theirs.close()
-    session = Session(ours, short_folder, {"PATH": os.environ["PATH"]}, "pod")
+    session = Session(ours, short_folder, environment, "pod")
     assert session.pid == process.pid
     _, client = session.kernel()
-    assert client.value("1 + 1") == 2
+    assert client.value("__import__('hub').cache") == "/models", "warm-up imports see the kernels' environment"
+    shown = Path(f"/proc/{session.pid}/environ").read_bytes().rstrip(b"\0")
+    assert shown == b"KERNELBOX_SANDBOX=pod"
     client.close()
     ours.close()
     assert process.wait(30) == 0

@@ -17,6 +17,8 @@ pub enum Command {
     Serve(Box<ServeArgs>),
     /// Become the host zygote, from which session zygotes are forked.
     Zygote(ZygoteArgs),
+    /// Copy this program, and uv, into a folder, for a sandbox whose image has neither.
+    Install(InstallArgs),
 }
 
 #[derive(Debug, Clone, Args)]
@@ -42,19 +44,20 @@ pub struct ServeArgs {
     /// A folder of Ed25519 public keys, one `<kid>.pem` each.
     #[arg(long, env = "KERNELBOX_PUBLIC_KEYS")]
     pub public_keys: PathBuf,
-    /// The Python interpreter of the kernels.
-    #[arg(long, env = "KERNELBOX_PYTHON")]
+    /// The Python interpreter of the kernels: a path, or a name on PATH.
+    #[arg(long, env = "KERNELBOX_PYTHON", default_value = DEFAULT_PYTHON)]
     pub python: PathBuf,
     /// The host zygote's socket. Without it the supervisor starts a session zygote of its own.
     #[arg(long, env = "KERNELBOX_ZYGOTE_SOCKET")]
     pub zygote_socket: Option<PathBuf>,
-    /// The uv program. Without it: the one beside the interpreter, else the one on PATH.
+    /// The uv program. Without it: the one beside the interpreter, else beside this program, else on PATH.
     #[arg(long, env = "KERNELBOX_UV")]
     pub uv: Option<PathBuf>,
     /// Modules imported before kernels are forked, separated by commas.
     #[arg(long, env = "KERNELBOX_WARM_UP", default_value = DEFAULT_WARM_UP)]
     pub warm_up: String,
-    /// Variables of the supervisor's own environment that kernels have, too, separated by commas.
+    /// Variables of the supervisor's own environment that kernels have, too, separated by commas; * for all that are not its own
+    /// settings.
     #[arg(long, env = "KERNELBOX_KERNEL_ENV", value_delimiter = ',')]
     pub kernel_env: Vec<String>,
     /// Ends an execution that has no timeout of its own.
@@ -82,8 +85,8 @@ pub struct ServeArgs {
 
 #[derive(Debug, Clone, Args)]
 pub struct ZygoteArgs {
-    /// The Python interpreter of the kernels.
-    #[arg(long, env = "KERNELBOX_PYTHON")]
+    /// The Python interpreter of the kernels: a path, or a name on PATH.
+    #[arg(long, env = "KERNELBOX_PYTHON", default_value = DEFAULT_PYTHON)]
     pub python: PathBuf,
     /// The socket to listen on.
     #[arg(long, env = "KERNELBOX_LISTEN")]
@@ -96,4 +99,17 @@ pub struct ZygoteArgs {
     pub warm_up: String,
 }
 
+#[derive(Debug, Clone, Args)]
+pub struct InstallArgs {
+    /// The folder. It is made if it is not there.
+    pub dir: PathBuf,
+    /// Beside it uv is looked for.
+    #[arg(long, env = "KERNELBOX_PYTHON", default_value = DEFAULT_PYTHON)]
+    pub python: PathBuf,
+    /// The uv program. Without it: the one beside the interpreter, else beside this program, else on PATH.
+    #[arg(long, env = "KERNELBOX_UV")]
+    pub uv: Option<PathBuf>,
+}
+
+const DEFAULT_PYTHON: &str = "python3";
 const DEFAULT_WARM_UP: &str = "numpy,pandas,matplotlib.pyplot";

@@ -17,7 +17,7 @@ use kernelbox_proto::{
     Error, ExecutionId,
     v1::{self, AutoInstall, ErrorCode},
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
     execution::Execution,
@@ -81,8 +81,11 @@ pub struct Context {
     create_time: SystemTime,
     commands: mpsc::Sender<Command>,
     shared: Arc<Mutex<Shared>>,
-    ready: tokio::sync::watch::Receiver<bool>,
+    first: watch::Receiver<FirstStart>,
 }
+
+/// How its first kernel's start went: none while it is under way, else why there is no kernel.
+type FirstStart = Option<Result<(), String>>;
 
 /// What others may see of the actor's state.
 #[derive(Debug, Default)]
@@ -98,7 +101,7 @@ impl Context {
     /// Makes the context; its kernel starts at once.
     pub fn start(sandbox: Arc<Sandbox>, id: &str, settings: Settings) -> Self {
         let (commands, receiver) = mpsc::channel(64);
-        let (ready_sender, ready) = tokio::sync::watch::channel(false);
+        let (told, first) = watch::channel(None);
         let shared = Arc::new(Mutex::new(Shared::default()));
         let context = Self {
             id: id.to_owned(),
@@ -108,9 +111,9 @@ impl Context {
             create_time: SystemTime::now(),
             commands,
             shared: Arc::clone(&shared),
-            ready,
+            first,
         };
-        tokio::spawn(Actor::new(sandbox, id, settings, receiver, shared, ready_sender).run());
+        tokio::spawn(Actor::new(sandbox, id, settings, receiver, shared, told).run());
         context
     }
 
@@ -119,9 +122,11 @@ impl Context {
         self.ours
     }
 
-    /// Waits until its first kernel answered; false when it did not.
-    pub async fn ready(&self) -> bool {
-        self.ready.clone().wait_for(|ready| *ready).await.is_ok()
+    /// Waits until its first kernel answered. Else: why it did not.
+    pub async fn ready(&self) -> Result<(), String> {
+        let mut first = self.first.clone();
+        let told = first.wait_for(Option::is_some).await.ok().and_then(|told| told.clone());
+        told.unwrap_or_else(|| Err("its context was deleted".to_owned()))
     }
 
     /// Puts code into the queue.

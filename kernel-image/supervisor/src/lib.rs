@@ -13,6 +13,8 @@ pub mod execution;
 pub mod files;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
+pub mod install;
+pub mod interpreter;
 pub mod jupyter;
 pub mod kernel;
 pub mod lifecycle;

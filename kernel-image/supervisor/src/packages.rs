@@ -24,6 +24,7 @@ use crate::{
 
 pub use requirement::Requirement;
 use uv::Uv;
+pub use uv::{UV, find as find_uv};
 
 /// The most requirements of one install.
 const MAX_REQUIREMENTS: usize = 100;

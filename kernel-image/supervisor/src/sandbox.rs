@@ -72,24 +72,34 @@ impl Sandbox {
     }
 }
 
+/// What kernels have of the supervisor's own environment though nobody names it: time zone, and where a graphics driver's libraries are.
+const ALWAYS: [&str; 2] = ["TZ", "LD_LIBRARY_PATH"];
+
 /// The environment that kernels have: of the supervisor's own only what is named, nothing that is meant for the supervisor.
 pub fn environment(args: &ServeArgs, run_dir: &Path, state_dir: &Path) -> BTreeMap<String, String> {
     let text = |path: &Path| path.to_string_lossy().into_owned();
-    let mut path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned();
-    if let Some(bin) = args.python.parent().filter(|bin| bin.is_absolute()) {
-        path = format!("{}:{path}", bin.display());
-    }
     let home = state_dir.join("home");
     let mut env = BTreeMap::from([
-        ("PATH".to_owned(), path),
+        ("PATH".to_owned(), "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned()),
         ("HOME".to_owned(), text(&home)),
         ("TMPDIR".to_owned(), text(&run_dir.join("tmp"))),
         ("LANG".to_owned(), "C.UTF-8".to_owned()),
         ("TERM".to_owned(), "xterm-256color".to_owned()),
         ("KERNELBOX_SANDBOX".to_owned(), args.uid.clone()),
     ]);
-    let named = args.kernel_env.iter().map(String::as_str).filter(|name| !name.starts_with("KERNELBOX_"));
-    let named = named.chain(["TZ"]).filter_map(|name| Some((name.to_owned(), std::env::var(name).ok()?)));
-    env.extend(named);
+    let is_named = |name: &str| args.kernel_env.iter().any(|it| it == name);
+    let has_all = is_named("*");
+    let own =
+        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    env.extend(own.filter(|(name, _)| match name.as_str() {
+        name if name.starts_with("KERNELBOX_") => false,
+        name if is_named(name) || ALWAYS.contains(&name) => true,
+        // Where the supervisor is at home, and what a cluster tells its pods of itself.
+        name => has_all && name != "HOME" && !name.starts_with("KUBERNETES_"),
+    }));
+    let bin = args.python.parent().filter(|bin| bin.is_absolute() && !is_named("PATH"));
+    if let (Some(bin), Some(path)) = (bin, env.get_mut("PATH")) {
+        *path = format!("{}:{path}", bin.display());
+    }
     env
 }

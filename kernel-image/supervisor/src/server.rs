@@ -34,6 +34,7 @@ use crate::{
     embedded,
     events::SessionEvents,
     execution::Executions,
+    interpreter,
     lifecycle::Lifecycle,
     packages::Packages,
     sandbox::{self, Sandbox},
@@ -51,8 +52,9 @@ const MAX_MESSAGE: usize = 4 << 20;
 const DRAIN_LIMIT: Duration = Duration::from_secs(5);
 
 /// Serves until a signal, or the end of standard input.
-pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
+pub async fn run(mut args: ServeArgs) -> anyhow::Result<()> {
     let began = Instant::now();
+    args.python = interpreter::find(&args.python)?;
     let (breaches, watched) = watch::channel(None);
     let quota = args.disk_limit.map_or_else(Quota::unlimited, Quota::new);
     let (sandbox, workspace) = open(&args, watched, quota.clone())?;
@@ -96,11 +98,15 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
 
     let ready = async {
         let context = contexts.create(PYTHON, PYTHON, crate::contexts::Wanted::default())?;
-        if context.ready().await {
-            lock(&sandbox.stages).push(("first_answer", began.elapsed()));
-            sandbox.lifecycle.ready();
-            health.set_service_status("", ServingStatus::Serving).await;
+        if let Err(words) = context.ready().await {
+            let env = sandbox::environment(&args, &sandbox.run_dir, &sandbox.state_dir);
+            // Without one it is of no use to anybody. Most often it is the image that lacks something, which is said best by Python.
+            let words = interpreter::fault(&sandbox.python, &env).await.unwrap_or(words);
+            anyhow::bail!("no kernel starts: {words}");
         }
+        lock(&sandbox.stages).push(("first_answer", began.elapsed()));
+        sandbox.lifecycle.ready();
+        health.set_service_status("", ServingStatus::Serving).await;
         std::future::pending::<anyhow::Result<()>>().await
     };
     let mut endings = Endings::new(args.exit_with_stdin);

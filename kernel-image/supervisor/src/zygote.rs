@@ -21,8 +21,10 @@ pub use wire::{Missing, Scan};
 use crate::sync::lock;
 use link::{Answer, Link};
 
-/// How long the zygote may take to start and to warm up.
+/// How long a zygote may take to be forked from the host's.
 const READY_LIMIT: Duration = Duration::from_secs(60);
+/// How long one of our own may take to start and to warm up: libraries of gigabytes come slowly from a cold disk.
+const WARM_LIMIT: Duration = Duration::from_secs(600);
 /// How long it may take to answer a request.
 const ANSWER_LIMIT: Duration = Duration::from_secs(15);
 
@@ -149,8 +151,12 @@ impl Zygote {
         if let Some(link) = slot.as_ref().filter(|link| !link.ended()) {
             return Ok(Arc::clone(link));
         }
-        let opened = tokio::time::timeout(READY_LIMIT, Link::open(&self.source, &self.begin));
-        let link = Arc::new(opened.await.map_err(|_| Error::Timeout(READY_LIMIT))??);
+        let limit = match self.source {
+            Source::Host(_) => READY_LIMIT,
+            Source::Own { .. } => WARM_LIMIT,
+        };
+        let opened = tokio::time::timeout(limit, Link::open(&self.source, &self.begin));
+        let link = Arc::new(opened.await.map_err(|_| Error::Timeout(limit))??);
         *slot = Some(Arc::clone(&link));
         *lock(&self.live) = Arc::downgrade(&link);
         Ok(link)

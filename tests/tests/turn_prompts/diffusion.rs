@@ -4,35 +4,8 @@ use kernelbox_tests::{Reply, prompt::decoded};
 
 use super::talk::Talk;
 
-/// The parts of the real pipeline, each as small as it can be; nothing is fetched from a hub.
-const CODE: &str = "\
-import json, tempfile, torch
-from pathlib import Path
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
-
-torch.manual_seed(1)
-letters = 'abcdefghijklmnopqrstuvwxyz'
-words = ['<|startoftext|>', '<|endoftext|>', *letters, *(letter + '</w>' for letter in letters)]
-folder = Path(tempfile.mkdtemp())
-(folder / 'vocab.json').write_text(json.dumps({word: at for at, word in enumerate(words)}))
-(folder / 'merges.txt').write_text('#version: 0.2\\n')
-text = CLIPTextConfig(
-    vocab_size=len(words), hidden_size=32, intermediate_size=37, num_attention_heads=4, num_hidden_layers=2,
-    bos_token_id=0, eos_token_id=1, pad_token_id=1)
-unet = UNet2DConditionModel(
-    sample_size=32, block_out_channels=(32, 64), layers_per_block=1, cross_attention_dim=32,
-    down_block_types=('DownBlock2D', 'CrossAttnDownBlock2D'), up_block_types=('CrossAttnUpBlock2D', 'UpBlock2D'))
-vae = AutoencoderKL(
-    block_out_channels=(32, 64), latent_channels=4,
-    down_block_types=('DownEncoderBlock2D',) * 2, up_block_types=('UpDecoderBlock2D',) * 2)
-pipeline = StableDiffusionPipeline(
-    vae=vae, text_encoder=CLIPTextModel(text), unet=unet, scheduler=DDIMScheduler(clip_sample=False),
-    tokenizer=CLIPTokenizer(str(folder / 'vocab.json'), str(folder / 'merges.txt'), model_max_length=77),
-    safety_checker=None, feature_extractor=None, requires_safety_checker=False)
-picture = pipeline('a red fox in the snow', num_inference_steps=5, height=64, width=64).images[0]
-picture.save('fox.png')
-display(picture)";
+/// As a user runs it, who says nothing of a model: nothing is fetched from a hub then.
+const CODE: &str = include_str!("../../../examples/stable-diffusion/pipeline.py");
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "installs torch with its CUDA libraries, 6 GB on disk: make test-model"]

@@ -11,7 +11,7 @@ use kernelbox_proto::{
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{Command, Job, Settings, Shared, life::hog, router::Router};
+use super::{Command, FirstStart, Job, Settings, Shared, life::hog, router::Router};
 use crate::{
     execution::{Execution, Outcome},
     kernel::Kernel,
@@ -29,7 +29,7 @@ pub(super) struct Actor {
     pub(super) router: Arc<Router>,
     pub(super) kernel: Option<Kernel>,
     queue: VecDeque<Job>,
-    pub(super) ready: watch::Sender<bool>,
+    pub(super) first: watch::Sender<FirstStart>,
     /// Limits of the sandbox that are exceeded.
     pub(super) breaches: watch::Receiver<Option<Breach>>,
 }
@@ -62,7 +62,7 @@ impl Actor {
         settings: Settings,
         commands: mpsc::Receiver<Command>,
         shared: Arc<Mutex<Shared>>,
-        ready: watch::Sender<bool>,
+        first: watch::Sender<FirstStart>,
     ) -> Self {
         let router = Arc::new(Router::new(id, sandbox.events.clone()));
         let breaches = sandbox.breaches.clone();
@@ -75,7 +75,7 @@ impl Actor {
             router,
             kernel: None,
             queue: VecDeque::new(),
-            ready,
+            first,
             breaches,
         }
     }
@@ -85,6 +85,7 @@ impl Actor {
             Ok(next) => next,
             Err(error) => {
                 tracing::warn!(%error, context = self.id, "the kernel did not start");
+                self.first.send_replace(Some(Err(error.to_string())));
                 Next::Continue
             }
         };

@@ -102,7 +102,7 @@ impl Actor {
                 shared.control = Some(kernel.client.control().clone());
                 drop(shared);
                 self.kernel = Some(kernel);
-                self.ready.send_replace(true);
+                self.first.send_replace(Some(Ok(())));
                 Ok(Next::Continue)
             }
             Err(next) => Ok(next),

@@ -28,6 +28,11 @@ const WORDS_LIMIT: usize = 4_000;
 const PASSED: [&str; 6] =
     ["SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NETRC", "UV_CONFIG_FILE"];
 
+/// The program's name.
+pub const UV: &str = "uv";
+/// How Python says that it has none.
+const NO_MODULE: &str = "No module named uv";
+
 type Versions = BTreeMap<String, String>;
 
 #[derive(Debug)]
@@ -41,18 +46,21 @@ pub(super) struct Uv {
     next: AtomicU64,
 }
 
+/// The uv that is named, else the one beside the interpreter, else beside this program, else on PATH.
+pub fn find(named: Option<&Path>, python: Option<&Path>) -> Option<PathBuf> {
+    let own = std::env::current_exe().ok();
+    let beside = [python, own.as_deref()].into_iter().flatten().filter_map(|it| Some(it.parent()?.to_owned()));
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut found = beside.chain(std::env::split_paths(&path)).map(|dir| dir.join(UV));
+    named.map(Path::to_owned).or_else(|| found.find(|uv| uv.is_file()))
+}
+
 impl Uv {
     pub(super) fn new(zygote: Arc<Zygote>, python: &Path, uv: Option<&Path>, scratch: PathBuf) -> Self {
         // Nothing of an install that was cut off is of use.
         fs::remove_dir_all(&scratch).ok();
-        let beside = python.parent().map(|bin| bin.join("uv")).filter(|uv| uv.is_file());
-        let on_path = || {
-            let path = std::env::var_os("PATH")?;
-            std::env::split_paths(&path).map(|dir| dir.join("uv")).find(|uv| uv.is_file())
-        };
-        let uv = uv.map(Path::to_owned).or(beside).or_else(on_path);
         let text = |path: &Path| path.to_string_lossy().into_owned();
-        let argv = match uv {
+        let argv = match find(uv, Some(python)) {
             Some(uv) => vec![text(&uv)],
             None => vec![text(python), "-m".to_owned(), "uv".to_owned()],
         };
@@ -153,9 +161,12 @@ impl Uv {
         let words = fs::read(&words.file).unwrap_or_default();
         let words = String::from_utf8_lossy(&words);
         let words = words.trim();
-        Err(match words.is_empty() {
-            true => format!("uv failed: {exit:?}"),
-            false => words[words.ceil_char_boundary(words.len().saturating_sub(WORDS_LIMIT))..].to_owned(),
+        Err(match words {
+            "" => format!("uv failed: {exit:?}"),
+            words if words.ends_with(NO_MODULE) => {
+                "this sandbox has no uv, which installs packages; put it on the PATH of its image".to_owned()
+            }
+            words => words[words.ceil_char_boundary(words.len().saturating_sub(WORDS_LIMIT))..].to_owned(),
         })
     }
 

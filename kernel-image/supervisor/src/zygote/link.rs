@@ -16,6 +16,7 @@ use tokio::{
     },
     process::{Child, Command},
     sync::{oneshot, watch},
+    time::timeout,
 };
 use tokio_util::codec::{FramedRead, LinesCodec};
 
@@ -113,7 +114,7 @@ enum Told {
 impl Link {
     pub(super) async fn open(source: &Source, begin: &Begin) -> Result<Self, Error> {
         let unreachable = |e: std::io::Error| Error::Unreachable(e.to_string());
-        let (stream, child) = match source {
+        let (stream, mut child) = match source {
             Source::Host(socket) => (UnixStream::connect(socket).await.map_err(unreachable)?, None),
             Source::Own { python, program, warm_up } => {
                 let (ours, theirs) = UnixStream::pair().map_err(unreachable)?;
@@ -140,7 +141,16 @@ impl Link {
         let mut lines = FramedRead::new(reader, LinesCodec::new_with_max_length(MAX_LINE));
         let pid = match next(&mut lines).await {
             Some(Event::Ready { pid }) => pid,
-            other => return Err(Error::Unreachable(format!("it said {other:?} where it had to say ready"))),
+            Some(other) => {
+                return Err(Error::Unreachable(format!("it said {other:?} where it had to say ready")));
+            }
+            // Its own words are on our standard error.
+            None => {
+                let exit = async { child.as_mut()?.wait().await.ok() };
+                let exit = timeout(END_LIMIT, exit).await.ok().flatten();
+                let exit = exit.map(|exit| format!(", with {exit}")).unwrap_or_default();
+                return Err(Error::Unreachable(format!("it ended before it was ready{exit}")));
+            }
         };
         tracing::info!(pid, "zygote ready");
         let shared = Arc::new(Mutex::new(Shared::default()));
@@ -179,7 +189,7 @@ impl Link {
             return;
         }
         let mut ended = self.ended.clone();
-        tokio::time::timeout(END_LIMIT, ended.wait_for(|ended| *ended)).await.ok();
+        timeout(END_LIMIT, ended.wait_for(|ended| *ended)).await.ok();
     }
 
     async fn send(&self, request: &Request<'_>) -> Result<(), Error> {

@@ -35,6 +35,9 @@ pub const SESSION: &str = "sessions/s1";
 /// Nothing in a test takes longer, however slow the machine.
 pub const LIMIT: Duration = Duration::from_secs(120);
 
+pub const SUPERVISOR: &str = env!("CARGO_BIN_EXE_kernelbox-supervisor");
+const SOCKET: &str = "s.sock";
+
 /// What stands before the 32 bytes of an Ed25519 key in SubjectPublicKeyInfo.
 const SPKI: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
 
@@ -54,6 +57,13 @@ impl Sandbox {
 
     /// A sandbox in a folder that an earlier one may have used.
     pub async fn start_in(dir: tempfile::TempDir, args: &[&str]) -> Self {
+        let mut command = serve(Path::new(SUPERVISOR), dir.path());
+        command.args(["--warm-up", ""]).arg("--python").arg(python()).args(args);
+        Self::start_by(command, dir).await
+    }
+
+    /// By a command that [`serve`] made.
+    pub async fn start_by(mut command: Command, dir: tempfile::TempDir) -> Self {
         let at = |name: &str| dir.path().join(name);
         let spec = at("jupyter/kernels/bash");
         std::fs::create_dir_all(&spec).unwrap();
@@ -64,17 +74,8 @@ impl Sandbox {
         let public = [&SPKI, key.public_key().as_ref()].concat();
         let pem = format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n", BASE64.encode(public));
         std::fs::write(at("keys/k1.pem"), pem).unwrap();
-        let socket = at("s.sock");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_kernelbox-supervisor"));
-        command.arg("serve").args(["--uid", "u1", "--exit-with-stdin", "--warm-up", ""]).args(args);
-        command.arg("--listen").arg(format!("unix:{}", socket.display())).arg("--python").arg(python());
-        for (flag, name) in
-            [("workspace", "w"), ("packages", "p"), ("state-dir", "st"), ("run-dir", "r"), ("public-keys", "keys")]
-        {
-            command.arg(format!("--{flag}")).arg(at(name));
-        }
-        command.env("JUPYTER_PATH", at("jupyter")).stdin(Stdio::piped());
-        let child = command.spawn().unwrap();
+        let socket = at(SOCKET);
+        let child = command.env("JUPYTER_PATH", at("jupyter")).spawn().unwrap();
         let began = Instant::now();
         let channel = loop {
             assert!(began.elapsed() < LIMIT, "the supervisor does not listen");
@@ -226,7 +227,20 @@ impl Interceptor for Token {
     }
 }
 
-fn python() -> PathBuf {
+/// The command of a supervisor whose folders are in this one. It says neither which interpreter nor what warms up.
+pub fn serve(program: &Path, dir: &Path) -> Command {
+    let mut command = Command::new(program);
+    command.args(["serve", "--uid", "u1", "--exit-with-stdin"]).stdin(Stdio::piped());
+    command.arg("--listen").arg(format!("unix:{}", dir.join(SOCKET).display()));
+    for (flag, name) in
+        [("workspace", "w"), ("packages", "p"), ("state-dir", "st"), ("run-dir", "r"), ("public-keys", "keys")]
+    {
+        command.arg(format!("--{flag}")).arg(dir.join(name));
+    }
+    command
+}
+
+pub fn python() -> PathBuf {
     let fallback = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.venv/bin/python");
     std::env::var_os("KERNELBOX_TEST_PYTHON").map_or_else(fallback, PathBuf::from)
 }
