@@ -1,10 +1,11 @@
 //! Templates that ask for accelerators, on a node that says that it has two. There is none behind them: the node's status says so.
 use kernelbox_proto::v1::{
-    ExecuteRequest, ExecutionEvent, Session, Stage, UpdateSessionRequest, execution_event::Kind,
+    ArtifactChange, ExecuteRequest, ExecutionEvent, Session, Stage, UpdateSessionRequest, execution_event::Kind,
 };
 use kernelbox_tests::{
     Client, Cluster,
     cluster::{SANDBOXES, kubectl},
+    root,
 };
 use serde_json::{Value, json};
 
@@ -81,25 +82,48 @@ async fn who_finds_all_accelerators_taken_waits_for_one_and_hears_why() {
 #[ignore = "needs a cluster: make test-cluster"]
 async fn a_session_moves_to_an_accelerator_and_back_with_its_files() {
     let cluster = Cluster::open().await;
-    cluster.template("gpu", gpu(), 0).await;
+    cluster.template("stable-diffusion", stable_diffusion(), 0).await;
     let mut client = cluster.client().await;
     let session = client.session().await;
     client.run(&session, "x = 1\nopen('notes.txt', 'w').write('from the cpu\\n')").await.ok();
     assert_eq!(node_of(&cluster, &session).await, "node0");
 
-    let told = on(&mut client, &session, "gpu", "print(open('notes.txt').read(), 'x' in globals())").await;
+    // when: it paints, in an image that knows nothing of Kernelbox
+    let told = on(&mut client, &session, "stable-diffusion", "print(open('notes.txt').read(), 'x' in globals())").await;
     assert_eq!(told, "from the cpu\n False\n");
     assert_eq!(node_of(&cluster, &session).await, "node1");
-    client.run(&session, "open('notes.txt', 'a').write('from the gpu\\n')").await.ok();
+    let painted = client.run(&session, include_str!("../../../../examples/stable-diffusion/pipeline.py")).await;
+    assert_eq!(painted.ok(), "fox.png: tiny on cpu (random weights: this is noise)\n");
+    assert!(painted.artifacts().contains(&("fox.png".into(), ArtifactChange::Created)), "{:#?}", painted.artifacts());
+    let is_shown = |kind: &Kind| matches!(kind, Kind::Display(shown) if shown.parts.iter().any(|part| part.media_type == "image/png"));
+    assert!(painted.kinds().any(is_shown), "{:#?}", painted.events);
 
-    let told = on(&mut client, &session, "", "print(open('notes.txt').read())").await;
-    assert_eq!(told, "from the cpu\nfrom the gpu\n\n");
+    // then: the picture is there on the ordinary node, too
+    let picture = client.download(&session, "fox.png").await.unwrap();
+    let code = "from PIL import Image\nprint(open('notes.txt').read(), Image.open('fox.png').size)";
+    assert_eq!(on(&mut client, &session, "", code).await, "from the cpu\n (64, 64)\n");
     assert_eq!(node_of(&cluster, &session).await, "node0");
+    assert_eq!(client.download(&session, "fox.png").await.unwrap(), picture);
     cluster
         .until("its accelerator is free", async || {
-            kubectl(&["get", "pods", "-n", SANDBOXES, "-l", "kernelbox.dev/template=gpu", "-o", "name"]).is_empty()
+            kubectl(&["get", "pods", "-n", SANDBOXES, "-l", "kernelbox.dev/template=stable-diffusion", "-o", "name"])
+                .is_empty()
         })
         .await;
+}
+
+/// The example's template with what is there on the machine of the tests: an image without CUDA, a model without weights, little room.
+fn stable_diffusion() -> Value {
+    let example = root().join("examples/stable-diffusion/template.yaml");
+    let list = kubectl(&["create", "--dry-run=client", "-o", "json", "-f", example.to_str().unwrap()]);
+    // One document after the other.
+    let template: Value = serde_json::Deserializer::from_str(&list).into_iter().next().unwrap().unwrap();
+    let mut spec = template["spec"].clone();
+    spec["image"] = "kernelbox.test/diffusion:1".into();
+    spec["supervisor"] = "Injected".into();
+    spec["resources"]["requests"] = json!({"cpu": "10m", "memory": "256Mi"});
+    spec["env"][0]["value"] = "tiny".into();
+    spec
 }
 
 /// Gives the session another template; what code says that runs then, once it has told what did not move.
