@@ -9,13 +9,13 @@ use std::{
     time::Duration,
 };
 
-use k8s_openapi::jiff::Timestamp;
 use kernelbox_api::Sandbox;
 use kube::ResourceExt as _;
 use tokio::{task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    clock,
     cluster::Cluster,
     events::Events,
     keys::Keys,
@@ -90,7 +90,7 @@ impl Leader {
                 let mut world = self.cluster.world();
                 asked.forget_all_but(&world.sandboxes);
                 world.answers.clone_from(&asked.answers);
-                let mut plan = plan::plan(&world, Timestamp::now());
+                let mut plan = plan::plan(&world, clock::now());
                 wait = plan.look_again.unwrap_or(LOOK).min(LOOK);
                 plan.pools.retain(|(pool, _)| match pause(&mut told, pool.name_any()) {
                     None => true,
@@ -166,7 +166,7 @@ impl Asked {
 
     fn take(&mut self, name: String, answer: Option<Answer>) {
         self.asking.remove(&name);
-        let now = Timestamp::now();
+        let now = clock::now();
         let answer = answer.unwrap_or_else(|| match self.answers.get(&name) {
             Some(Answer::Silent { since, .. }) => Answer::Silent { since: *since, asked: now },
             _ => Answer::Silent { since: now, asked: now },

@@ -3,6 +3,7 @@ pub mod admin;
 pub mod allocator;
 pub mod auth;
 pub mod cache;
+mod clock;
 pub mod cluster;
 pub mod crd;
 pub mod events;

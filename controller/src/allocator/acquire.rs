@@ -3,14 +3,11 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use futures::{StreamExt as _, stream::BoxStream};
-use k8s_openapi::{
-    apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta},
-    jiff::Timestamp,
-};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use kernelbox_api::{
     Phase, SESSION_HASH_LABEL, Sandbox, SandboxSpec, TEMPLATE_HASH_LABEL, TEMPLATE_LABEL, TemplateRef,
 };
@@ -22,12 +19,13 @@ use kernelbox_proto::{
 use kube::ResourceExt as _;
 use rand::seq::IndexedRandom as _;
 use serde_json::json;
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use super::{Parts, expiry, unwritten, waiting};
 use crate::{
+    clock,
     cluster::WriteError,
     metrics::Source,
     names,
@@ -202,7 +200,7 @@ impl Parts {
             session: Some(request.session.clone()),
             generation: Some(request.generation),
             tenant: Some(request.tenant.clone()),
-            claim_time: Some(MicroTime(Timestamp::now())),
+            claim_time: Some(MicroTime(clock::now())),
             idle_timeout: idle_timeout(request),
         };
         let mut changes = self.cluster.changes.subscribe();
@@ -260,7 +258,7 @@ fn claim(request: &AcquireRequest) -> serde_json::Value {
             "session": request.session,
             "generation": request.generation,
             "tenant": request.tenant,
-            "claimTime": MicroTime(Timestamp::now()),
+            "claimTime": MicroTime(clock::now()),
             "idleTimeout": idle_timeout(request),
         },
     })
