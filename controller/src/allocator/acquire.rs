@@ -92,7 +92,7 @@ impl Parts {
     ) -> Result<Option<AcquiredSandbox>, Error> {
         let begun = Instant::now();
         let mut changes = self.cluster.changes.subscribe();
-        let (mut source, mut told) = (Source::Existing, None);
+        let (mut source, mut told, mut is_unanswered) = (Source::Existing, None, false);
         loop {
             changes.borrow_and_update();
             match self.known(request) {
@@ -114,9 +114,10 @@ impl Parts {
                     let _ = tokio::time::timeout(TELL, changes.changed()).await;
                 }
                 Known::None if request.existing_only => return Ok(None),
-                Known::None => match self.give(request).await {
-                    Ok(given) => source = given,
+                Known::None => match self.give(request, is_unanswered).await {
+                    Ok(given) => (source, is_unanswered) = (given, false),
                     Err(NotGiven::Silence(error)) if begun.elapsed() < PATIENCE => {
+                        is_unanswered = true;
                         tracing::warn!(
                             error = &error as &dyn std::error::Error,
                             "a sandbox cannot be given; it is tried again"
@@ -164,8 +165,15 @@ impl Parts {
         Ok(Some(AcquiredSandbox { sandbox: name, uid, address, token, token_expire_time: Some(expiry()) }))
     }
 
-    /// Writes that a sandbox is the session's.
-    async fn give(&self, request: &AcquireRequest) -> Result<Source, NotGiven> {
+    /// Writes that a sandbox is the session's. `is_unanswered`: it may have been done before.
+    async fn give(&self, request: &AcquireRequest, is_unanswered: bool) -> Result<Source, NotGiven> {
+        // Of two sandboxes of one generation another replica might know the wrong one alone.
+        if is_unanswered {
+            self.cluster.look_for_sandboxes(&request.session).await?;
+            if !matches!(self.known(request), Known::None) {
+                return Ok(Source::Existing);
+            }
+        }
         let Some(template) = self.cluster.template(&request.template) else {
             let message = format!("there is no SandboxTemplate {:?}", request.template);
             return Err(NotGiven::Refusal(Error::new(ErrorCode::InvalidArgument, message)));
