@@ -28,7 +28,7 @@ use crate::{
     clock,
     cluster::WriteError,
     metrics::Source,
-    names,
+    names, plan,
     pod::observe::{Observed, observe},
 };
 
@@ -132,12 +132,11 @@ impl Parts {
         }
     }
 
-    /// The session's sandboxes that have not ended; one of this very generation even then, as it has been given once.
+    /// The session's last sandbox; one of this very generation even if it has ended, as it has been given once.
     fn known(&self, request: &AcquireRequest) -> Known {
-        let own = self.cluster.sandboxes.all().into_iter();
-        let mut own: Vec<_> = own.filter(|it| it.spec.session.as_ref() == Some(&request.session)).collect();
-        own.sort_by_key(|it| (it.spec.generation, !is_ended(it), it.spec.claim_time.as_ref().map(|it| it.0)));
-        match own.pop() {
+        let all = self.cluster.sandboxes.all().into_iter();
+        let own = all.filter(|it| it.spec.session.as_ref() == Some(&request.session));
+        match own.max_by_key(|it| plan::rank(it)) {
             Some(one) if one.spec.generation > Some(request.generation) => {
                 Known::Newer(one.spec.generation.unwrap_or_default())
             }
