@@ -142,7 +142,7 @@ impl<K: Resource<DynamicType = ()> + Clone + Debug> Cache<K> {
         }
     }
 
-    fn apply(&self, event: Event<K>) {
+    pub(crate) fn apply(&self, event: Event<K>) {
         let mut state = self.write();
         match event {
             Event::Init => {

@@ -45,9 +45,9 @@ pub struct Cluster {
     pub pools: Cache<SandboxPool>,
     pub sandboxes: Cache<Sandbox>,
     pub pods: Cache<Pod>,
-    policies: Cache<NetworkPolicy>,
-    nodes: Cache<Node>,
-    services: Cache<ServiceCIDR>,
+    pub(crate) policies: Cache<NetworkPolicy>,
+    pub(crate) nodes: Cache<Node>,
+    pub(crate) services: Cache<ServiceCIDR>,
     /// The pods whose making was not answered.
     unanswered: Mutex<HashSet<String>>,
     metrics: Metrics,

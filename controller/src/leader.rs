@@ -110,7 +110,7 @@ impl Leader {
     }
 
     /// What is to be done now. None: what is not known yet must not be made again; and pods need a key.
-    async fn plan(&self, answers: &mut HashMap<String, Answer>) -> Option<(World, Plan)> {
+    pub(crate) async fn plan(&self, answers: &mut HashMap<String, Answer>) -> Option<(World, Plan)> {
         if !(self.cluster.is_complete() && self.keys.are_there()) {
             return None;
         }

@@ -19,6 +19,8 @@ pub mod plan;
 pub mod pod;
 pub mod policy;
 pub mod queue;
+#[cfg(test)]
+mod replicas;
 pub mod serve;
 pub mod size;
 pub mod supervisors;

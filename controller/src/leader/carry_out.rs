@@ -23,7 +23,7 @@ const WRITES: usize = 16;
 
 impl Leader {
     /// Whether all of it was done.
-    pub(super) async fn carry_out(&self, plan: Plan) -> bool {
+    pub(crate) async fn carry_out(&self, plan: Plan) -> bool {
         let mut writes: Vec<BoxFuture<'_, Result<(), WriteError>>> = Vec::new();
         for (sandbox, step) in plan.steps {
             if !matches!(step, Step::AskWhetherIdle | Step::Wait(_)) {
