@@ -10,7 +10,6 @@ use std::{
 };
 
 use futures::stream::BoxStream;
-use k8s_openapi::jiff::Timestamp;
 use kernelbox_api::{EndReason, Phase, Sandbox};
 use kernelbox_proto::{
     Error, SessionId,
@@ -27,6 +26,7 @@ use tonic::{Request, Response, Status};
 
 use crate::{
     auth::Gateways,
+    clock,
     cluster::{Cluster, WriteError},
     keys::Keys,
     life,
@@ -132,7 +132,7 @@ impl Parts {
             let Ok(sandbox) = self.live(name, uid) else { return Ok(()) };
             let mut changes = self.cluster.changes.subscribe();
             let pod = self.cluster.pods.get(name);
-            let now = Timestamp::now();
+            let now = clock::now();
             let status = life::ended(&sandbox, pod.as_deref(), EndReason::Released, String::new(), now);
             match self.cluster.tell_sandbox(&sandbox, status).await {
                 Ok(()) => {

@@ -46,6 +46,8 @@ pub struct Cache<K> {
 struct State<K> {
     seen: HashMap<String, Arc<K>>,
     written: HashMap<String, Written<K>>,
+    /// The watch has shown all that was written up to this version.
+    shown: u64,
     /// A new list as far as it was read.
     listing: Option<HashMap<String, Arc<K>>>,
     /// How many lists were begun.
@@ -66,7 +68,10 @@ struct Written<K> {
 impl<K: Resource<DynamicType = ()> + Clone + Debug> Cache<K> {
     pub fn new(changes: Changes) -> Self {
         let (seen, written) = (HashMap::new(), HashMap::new());
-        Self { state: RwLock::new(State { seen, written, listing: None, lists: 0, is_complete: false }), changes }
+        Self {
+            state: RwLock::new(State { seen, written, shown: 0, listing: None, lists: 0, is_complete: false }),
+            changes,
+        }
     }
 
     /// Whether all that there was at the start is known.
@@ -102,11 +107,13 @@ impl<K: Resource<DynamicType = ()> + Clone + Debug> Cache<K> {
     fn note(&self, object: &K, now: Option<Arc<K>>) {
         let mut state = self.write();
         let (name, uid, version) = (object.name_any(), object.uid(), version(object));
-        let seen = state.seen.get(&name);
-        // The watch may have been faster.
+        // The watch may have been faster, and may have shown its end as well.
         let is_shown = match &now {
-            Some(_) => seen.is_some_and(|seen| self::version(seen.as_ref()) >= version),
-            None => state.written.get(&name).map_or(seen, |it| it.now.as_ref()).is_none_or(|known| known.uid() != uid),
+            Some(_) => state.shown >= version,
+            None => {
+                let known = state.written.get(&name).map_or(state.seen.get(&name), |it| it.now.as_ref());
+                known.is_none_or(|known| known.uid() != uid)
+            }
         };
         if !is_shown {
             let lists = state.lists;
@@ -135,7 +142,7 @@ impl<K: Resource<DynamicType = ()> + Clone + Debug> Cache<K> {
         }
     }
 
-    fn apply(&self, event: Event<K>) {
+    pub(crate) fn apply(&self, event: Event<K>) {
         let mut state = self.write();
         match event {
             Event::Init => {
@@ -150,6 +157,7 @@ impl<K: Resource<DynamicType = ()> + Clone + Debug> Cache<K> {
             }
             Event::InitDone => {
                 state.seen = state.listing.take().unwrap_or_default();
+                state.shown = state.seen.values().map(|it| version(it.as_ref())).fold(state.shown, u64::max);
                 let State { seen, written, lists, .. } = &mut *state;
                 written.retain(|name, it| {
                     it.lists == *lists && seen.get(name).is_none_or(|seen| !it.is_in(seen.as_ref()))
@@ -158,6 +166,7 @@ impl<K: Resource<DynamicType = ()> + Clone + Debug> Cache<K> {
             }
             Event::Apply(object) => {
                 let name = object.name_any();
+                state.show(version(&object));
                 if state.written.get(&name).is_some_and(|it| it.is_in(&object)) {
                     state.written.remove(&name);
                 }
@@ -165,6 +174,7 @@ impl<K: Resource<DynamicType = ()> + Clone + Debug> Cache<K> {
             }
             Event::Delete(object) => {
                 let name = object.name_any();
+                state.show(version(&object));
                 if state.written.get(&name).is_some_and(|it| it.uid == object.uid()) {
                     state.written.remove(&name);
                 }
@@ -181,6 +191,14 @@ impl<K: Resource<DynamicType = ()> + Clone + Debug> Cache<K> {
 
     fn write(&self) -> RwLockWriteGuard<'_, State<K>> {
         self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<K> State<K> {
+    /// Events come in the order of their versions: no earlier write will be shown any more, not even by its end.
+    fn show(&mut self, version: u64) {
+        self.shown = self.shown.max(version);
+        self.written.retain(|_, it| it.now.is_none() || it.version > version);
     }
 }
 

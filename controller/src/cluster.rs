@@ -1,7 +1,10 @@
 //! The cluster as this process knows it, and the few ways in which it changes it. What is written is known at once.
 mod write;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex},
+};
 
 use futures::future::BoxFuture;
 use k8s_openapi::api::{
@@ -42,9 +45,11 @@ pub struct Cluster {
     pub pools: Cache<SandboxPool>,
     pub sandboxes: Cache<Sandbox>,
     pub pods: Cache<Pod>,
-    policies: Cache<NetworkPolicy>,
-    nodes: Cache<Node>,
-    services: Cache<ServiceCIDR>,
+    pub(crate) policies: Cache<NetworkPolicy>,
+    pub(crate) nodes: Cache<Node>,
+    pub(crate) services: Cache<ServiceCIDR>,
+    /// The pods whose making was not answered.
+    unanswered: Mutex<HashSet<String>>,
     metrics: Metrics,
 }
 
@@ -64,6 +69,7 @@ impl Cluster {
             nodes: Cache::new(changes.clone()),
             services: Cache::new(changes.clone()),
             changes,
+            unanswered: Mutex::default(),
             metrics,
         }
     }

@@ -9,20 +9,20 @@ use std::{
     time::Duration,
 };
 
-use k8s_openapi::jiff::Timestamp;
 use kernelbox_api::Sandbox;
 use kube::ResourceExt as _;
 use tokio::{task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    clock,
     cluster::Cluster,
     events::Events,
     keys::Keys,
     lease::Leadership,
     life::{Answer, Step},
     metrics::Metrics,
-    plan::{self, Plan},
+    plan::{self, Plan, World},
     supervisors::{self, Supervisor},
 };
 
@@ -84,13 +84,8 @@ impl Leader {
             if Instant::now() >= keys_due {
                 keys_due = Instant::now() + self.keep_keys().await;
             }
-            let mut wait = LOOK;
-            // What is not known yet must not be made again; and pods need a key.
-            if self.cluster.is_complete() && self.keys.are_there() {
-                let mut world = self.cluster.world();
-                asked.forget_all_but(&world.sandboxes);
-                world.answers.clone_from(&asked.answers);
-                let mut plan = plan::plan(&world, Timestamp::now());
+            let mut wait = RETRY;
+            if let Some((world, mut plan)) = self.plan(&mut asked.answers).await {
                 wait = plan.look_again.unwrap_or(LOOK).min(LOOK);
                 plan.pools.retain(|(pool, _)| match pause(&mut told, pool.name_any()) {
                     None => true,
@@ -112,6 +107,22 @@ impl Leader {
             }
             tokio::time::sleep(GATHER).await;
         }
+    }
+
+    /// What is to be done now. None: what is not known yet must not be made again; and pods need a key.
+    pub(crate) async fn plan(&self, answers: &mut HashMap<String, Answer>) -> Option<(World, Plan)> {
+        if !(self.cluster.is_complete() && self.keys.are_there()) {
+            return None;
+        }
+        if let Err(error) = self.cluster.look_for_pods().await {
+            tracing::warn!(error = &error as &dyn std::error::Error, "what was written cannot be looked for");
+            return None;
+        }
+        let mut world = self.cluster.world();
+        forget_all_but(answers, &world.sandboxes);
+        world.answers.clone_from(answers);
+        let plan = plan::plan(&world, clock::now());
+        Some((world, plan))
     }
 
     /// When to see to the keys again.
@@ -138,15 +149,15 @@ fn pause(told: &mut HashMap<String, Instant>, pool: String) -> Option<Duration> 
     }
 }
 
-impl Asked {
-    fn forget_all_but(&mut self, sandboxes: &[Arc<Sandbox>]) {
-        if !self.answers.is_empty() {
-            let there: HashSet<_> = sandboxes.iter().map(|it| it.name_any()).collect();
-            self.answers.retain(|name, _| there.contains(name));
-        }
+fn forget_all_but(answers: &mut HashMap<String, Answer>, sandboxes: &[Arc<Sandbox>]) {
+    if !answers.is_empty() {
+        let there: HashSet<_> = sandboxes.iter().map(|it| it.name_any()).collect();
+        answers.retain(|name, _| there.contains(name));
     }
+}
 
-    fn ask(&mut self, plan: &Plan, world: &plan::World, keys: &Arc<Keys>) {
+impl Asked {
+    fn ask(&mut self, plan: &Plan, world: &World, keys: &Arc<Keys>) {
         for (sandbox, step) in &plan.steps {
             let (Step::AskWhetherIdle, name) = (step, sandbox.name_any()) else { continue };
             if self.asking.contains(&name) || self.tasks.len() >= ASKED_AT_ONCE {
@@ -164,7 +175,7 @@ impl Asked {
 
     fn take(&mut self, name: String, answer: Option<Answer>) {
         self.asking.remove(&name);
-        let now = Timestamp::now();
+        let now = clock::now();
         let answer = answer.unwrap_or_else(|| match self.answers.get(&name) {
             Some(Answer::Silent { since, .. }) => Answer::Silent { since: *since, asked: now },
             _ => Answer::Silent { since: now, asked: now },

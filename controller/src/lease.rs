@@ -22,6 +22,12 @@ const MARGIN: Duration = Duration::from_secs(3);
 pub struct Leadership(watch::Receiver<Option<Instant>>);
 
 impl Leadership {
+    /// As somebody else says.
+    #[cfg(test)]
+    pub(crate) fn of(until: watch::Receiver<Option<Instant>>) -> Self {
+        Self(until)
+    }
+
     /// Whether it still leads when so much time has passed.
     pub fn holds_for(&self, span: Duration) -> bool {
         self.0.borrow().is_some_and(|until| Instant::now() + span <= until)

@@ -3,6 +3,7 @@ pub mod admin;
 pub mod allocator;
 pub mod auth;
 pub mod cache;
+mod clock;
 pub mod cluster;
 pub mod crd;
 pub mod events;
@@ -18,6 +19,8 @@ pub mod plan;
 pub mod pod;
 pub mod policy;
 pub mod queue;
+#[cfg(test)]
+mod replicas;
 pub mod serve;
 pub mod size;
 pub mod supervisors;

@@ -95,7 +95,11 @@ pub fn next(facts: &Facts<'_>) -> Step {
     if facts.is_superseded {
         return Step::End(EndReason::Superseded, "the session has a newer sandbox".to_owned());
     }
-    let Some(pod) = pod else { return without_pod(facts) };
+    // Another of the same name, by one who did not know that it has had its own, is none.
+    let own = sandbox.status.as_ref().and_then(|status| status.pod_uid.as_ref());
+    let Some(pod) = pod.filter(|pod| own.is_none() || pod.metadata.uid.as_ref() == own) else {
+        return without_pod(facts);
+    };
     match observe(pod) {
         Observed::Ended(reason, words) => Step::End(reason, words),
         Observed::Ready { address, node } if phase != Some(Phase::Ready) => {

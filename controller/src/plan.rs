@@ -279,24 +279,26 @@ fn count<'a, 'b: 'a>(all: &[&'a One<'b>], which: impl Fn(&One<'b>) -> bool) -> u
     u32::try_from(all.iter().filter(|it| which(it)).count()).unwrap_or(u32::MAX)
 }
 
-/// All but the highest generation of each session.
+/// All but the last sandbox of each session. One that has ended counts: what was given before it is nobody's any more.
 fn superseded(sandboxes: &[Arc<Sandbox>]) -> HashSet<&str> {
-    let ended = |it: &Sandbox| it.status.as_ref().and_then(|status| status.phase) == Some(Phase::Ended);
-    let mut highest: HashMap<&str, &Sandbox> = HashMap::new();
-    let mut lower = HashSet::new();
-    for sandbox in sandboxes.iter().filter(|it| !ended(it)) {
+    let mut last: HashMap<&str, &Sandbox> = HashMap::new();
+    let mut earlier = HashSet::new();
+    for sandbox in sandboxes {
         let Some(session) = sandbox.spec.session.as_deref() else { continue };
-        // Of two of one generation the one that was given last stays: an answer before it was lost.
-        let rank = |it: &Sandbox| {
-            (it.spec.generation, it.spec.claim_time.as_ref().map(|it| it.0), std::cmp::Reverse(it.name_any()))
-        };
-        match highest.get_mut(session) {
-            Some(known) if rank(known) >= rank(sandbox) => _ = lower.insert(key(sandbox)),
-            Some(known) => _ = lower.insert(key(std::mem::replace(known, sandbox))),
-            None => _ = highest.insert(session, sandbox),
+        match last.get_mut(session) {
+            Some(known) if rank(known) >= rank(sandbox) => _ = earlier.insert(key(sandbox)),
+            Some(known) => _ = earlier.insert(key(std::mem::replace(known, sandbox))),
+            None => _ = last.insert(session, sandbox),
         }
     }
-    lower
+    earlier
+}
+
+/// Of a session's sandboxes the one of the highest rank is the session's. Of two of one generation that is the one that was given last: the
+/// answer before it was lost.
+pub fn rank(sandbox: &Sandbox) -> impl Ord + use<> {
+    let claimed = sandbox.spec.claim_time.as_ref().map(|time| time.0);
+    (sandbox.spec.generation, claimed, std::cmp::Reverse(sandbox.name_any()))
 }
 
 fn room(pool: Option<&Arc<SandboxPool>>, live: &[&One<'_>]) -> Room {

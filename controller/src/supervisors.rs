@@ -1,14 +1,14 @@
 //! What the controller asks of supervisors: whether their sandboxes are idle. One that is takes no calls any more.
 use std::{sync::Arc, time::Duration};
 
-use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use k8s_openapi::jiff::SignedDuration;
 use kernelbox_proto::{
     sandbox::v1::{RetireRequest, sandbox_service_client::SandboxServiceClient},
     token::Scope,
 };
 use tonic::{Request, Status, transport::Endpoint};
 
-use crate::{keys::Keys, life::Answer};
+use crate::{clock, keys::Keys, life::Answer};
 
 /// How long an answer may take.
 const LIMIT: Duration = Duration::from_secs(2);
@@ -48,7 +48,7 @@ async fn call(keys: &Keys, supervisor: &Supervisor, idle_for: Duration) -> Resul
     request.metadata_mut().insert("authorization", bearer);
     let answer = SandboxServiceClient::new(channel).retire(request).await?.into_inner();
     let idle = answer.idle.and_then(|it| Duration::try_from(it).ok()).unwrap_or_default();
-    let now = Timestamp::now();
+    let now = clock::now();
     let used = SignedDuration::try_from(idle).ok().and_then(|idle| now.checked_sub(idle).ok()).unwrap_or(now);
     Ok(if answer.retired { Answer::Retired { asked: now, used, unsaved: answer.unsaved } } else { Answer::Used(used) })
 }

@@ -3,14 +3,11 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use futures::{StreamExt as _, stream::BoxStream};
-use k8s_openapi::{
-    apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta},
-    jiff::Timestamp,
-};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use kernelbox_api::{
     Phase, SESSION_HASH_LABEL, Sandbox, SandboxSpec, TEMPLATE_HASH_LABEL, TEMPLATE_LABEL, TemplateRef,
 };
@@ -22,15 +19,16 @@ use kernelbox_proto::{
 use kube::ResourceExt as _;
 use rand::seq::IndexedRandom as _;
 use serde_json::json;
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use super::{Parts, expiry, unwritten, waiting};
 use crate::{
+    clock,
     cluster::WriteError,
     metrics::Source,
-    names,
+    names, plan,
     pod::observe::{Observed, observe},
 };
 
@@ -94,7 +92,7 @@ impl Parts {
     ) -> Result<Option<AcquiredSandbox>, Error> {
         let begun = Instant::now();
         let mut changes = self.cluster.changes.subscribe();
-        let (mut source, mut told) = (Source::Existing, None);
+        let (mut source, mut told, mut is_unanswered) = (Source::Existing, None, false);
         loop {
             changes.borrow_and_update();
             match self.known(request) {
@@ -116,9 +114,10 @@ impl Parts {
                     let _ = tokio::time::timeout(TELL, changes.changed()).await;
                 }
                 Known::None if request.existing_only => return Ok(None),
-                Known::None => match self.give(request).await {
-                    Ok(given) => source = given,
+                Known::None => match self.give(request, is_unanswered).await {
+                    Ok(given) => (source, is_unanswered) = (given, false),
                     Err(NotGiven::Silence(error)) if begun.elapsed() < PATIENCE => {
+                        is_unanswered = true;
                         tracing::warn!(
                             error = &error as &dyn std::error::Error,
                             "a sandbox cannot be given; it is tried again"
@@ -133,12 +132,11 @@ impl Parts {
         }
     }
 
-    /// The session's sandboxes that have not ended; one of this very generation even then, as it has been given once.
+    /// The session's last sandbox; one of this very generation even if it has ended, as it has been given once.
     fn known(&self, request: &AcquireRequest) -> Known {
-        let own = self.cluster.sandboxes.all().into_iter();
-        let mut own: Vec<_> = own.filter(|it| it.spec.session.as_ref() == Some(&request.session)).collect();
-        own.sort_by_key(|it| (it.spec.generation, !is_ended(it), it.spec.claim_time.as_ref().map(|it| it.0)));
-        match own.pop() {
+        let all = self.cluster.sandboxes.all().into_iter();
+        let own = all.filter(|it| it.spec.session.as_ref() == Some(&request.session));
+        match own.max_by_key(|it| plan::rank(it)) {
             Some(one) if one.spec.generation > Some(request.generation) => {
                 Known::Newer(one.spec.generation.unwrap_or_default())
             }
@@ -166,8 +164,15 @@ impl Parts {
         Ok(Some(AcquiredSandbox { sandbox: name, uid, address, token, token_expire_time: Some(expiry()) }))
     }
 
-    /// Writes that a sandbox is the session's.
-    async fn give(&self, request: &AcquireRequest) -> Result<Source, NotGiven> {
+    /// Writes that a sandbox is the session's. `is_unanswered`: it may have been done before.
+    async fn give(&self, request: &AcquireRequest, is_unanswered: bool) -> Result<Source, NotGiven> {
+        // Of two sandboxes of one generation another replica might know the wrong one alone.
+        if is_unanswered {
+            self.cluster.look_for_sandboxes(&request.session).await?;
+            if !matches!(self.known(request), Known::None) {
+                return Ok(Source::Existing);
+            }
+        }
         let Some(template) = self.cluster.template(&request.template) else {
             let message = format!("there is no SandboxTemplate {:?}", request.template);
             return Err(NotGiven::Refusal(Error::new(ErrorCode::InvalidArgument, message)));
@@ -202,7 +207,7 @@ impl Parts {
             session: Some(request.session.clone()),
             generation: Some(request.generation),
             tenant: Some(request.tenant.clone()),
-            claim_time: Some(MicroTime(Timestamp::now())),
+            claim_time: Some(MicroTime(clock::now())),
             idle_timeout: idle_timeout(request),
         };
         let mut changes = self.cluster.changes.subscribe();
@@ -260,7 +265,7 @@ fn claim(request: &AcquireRequest) -> serde_json::Value {
             "session": request.session,
             "generation": request.generation,
             "tenant": request.tenant,
-            "claimTime": MicroTime(Timestamp::now()),
+            "claimTime": MicroTime(clock::now()),
             "idleTimeout": idle_timeout(request),
         },
     })

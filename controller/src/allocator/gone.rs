@@ -3,7 +3,6 @@
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use futures::{StreamExt as _, stream::BoxStream};
-use k8s_openapi::jiff::Timestamp;
 use kernelbox_api::{EndReason, Phase, Sandbox};
 use kernelbox_proto::controller::v1::SandboxGone;
 use kube::ResourceExt as _;
@@ -11,6 +10,7 @@ use tonic::Status;
 
 use super::Parts;
 use crate::{
+    clock,
     cluster::Cluster,
     pod::observe::{Observed, may_run, observe},
 };
@@ -49,7 +49,7 @@ fn gone(cluster: &Cluster, sandbox: &Sandbox) -> Option<SandboxGone> {
     let status = sandbox.status.as_ref()?;
     let uid = status.pod_uid.clone()?;
     let pod = cluster.pods.get(&sandbox.name_any());
-    if pod.as_ref().is_some_and(|pod| may_run(pod, Timestamp::now())) {
+    if pod.as_ref().is_some_and(|pod| may_run(pod, clock::now())) {
         return None;
     }
     let (reason, message) = if status.phase == Some(Phase::Ended) {

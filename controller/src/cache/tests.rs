@@ -57,6 +57,23 @@ fn what_was_deleted_is_gone_at_once_and_its_successor_is_not() {
 }
 
 #[test]
+fn a_write_that_is_answered_after_its_end_was_shown_is_not_known_for_ever() {
+    let cache = cache();
+    cache.apply(Event::Apply(object("a", 1, 5)));
+    cache.apply(Event::Delete(object("a", 1, 6)));
+    cache.wrote(&object("a", 1, 5));
+    assert_eq!(shown(&cache, "a"), None);
+
+    // The list that did not have it any more tells no version; the next event does.
+    cache.apply(Event::Init);
+    cache.apply(Event::InitDone);
+    cache.wrote(&object("b", 2, 7));
+    assert_eq!(shown(&cache, "b"), Some(7));
+    cache.apply(Event::Apply(object("c", 3, 9)));
+    assert_eq!(shown(&cache, "b"), None);
+}
+
+#[test]
 fn a_list_begun_after_a_write_knows_better_and_one_begun_before_does_not() {
     let cache = cache();
     cache.apply(Event::Init);

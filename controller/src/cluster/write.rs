@@ -1,15 +1,26 @@
-//! Writes: each guarded, each with a limit, each known to the caches once it is answered.
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+//! Writes: each guarded, each with a limit, each known to the caches once it is answered. What was not answered can be looked for.
+use std::{
+    collections::{BTreeMap, HashSet},
+    fmt::Debug,
+    sync::{Arc, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use k8s_openapi::api::{core::v1::Pod, networking::v1::NetworkPolicy};
-use kernelbox_api::{Sandbox, SandboxPool, SandboxPoolStatus, SandboxStatus, SandboxTemplate, SandboxTemplateStatus};
+use kernelbox_api::{
+    SANDBOX_LABEL, SESSION_HASH_LABEL, Sandbox, SandboxPool, SandboxPoolStatus, SandboxStatus, SandboxTemplate,
+    SandboxTemplateStatus,
+};
 use kube::{
     ResourceExt as _,
-    api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
+    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions},
+    core::NamespaceResourceScope,
 };
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::Cluster;
+use crate::names;
 
 /// How long a write may take. A leader whose lease ends sooner does not begin one.
 pub const LIMIT: Duration = Duration::from_secs(5);
@@ -47,6 +58,14 @@ impl Cluster {
         let made = self.within("create", "sandboxes", self.api().create(&PostParams::default(), sandbox)).await?;
         self.sandboxes.wrote(&made);
         Ok(Arc::new(made))
+    }
+
+    /// Asks the API server itself for a session's sandboxes: what was written without an answer is known then.
+    pub async fn look_for_sandboxes(&self, session: &str) -> Result<(), WriteError> {
+        for sandbox in self.look_for(SESSION_HASH_LABEL, &names::session_hash(session)).await? {
+            self.sandboxes.wrote(&sandbox);
+        }
+        Ok(())
     }
 
     /// Lays `patch` over it, if it is as it is known.
@@ -109,9 +128,37 @@ impl Cluster {
     }
 
     pub async fn create_pod(&self, pod: &Pod) -> Result<(), WriteError> {
-        let made = self.within("create", "pods", self.api().create(&PostParams::default(), pod)).await?;
-        self.pods.wrote(&made);
+        let made = self.within("create", "pods", self.api().create(&PostParams::default(), pod)).await;
+        if matches!(made, Err(WriteError::Silent | WriteError::Failed(_))) {
+            self.unanswered().insert(pod.name_any());
+        }
+        self.pods.wrote(&made?);
         Ok(())
+    }
+
+    /// Asks the API server itself for the pods whose making was not answered: they may be there, and then they count.
+    pub async fn look_for_pods(&self) -> Result<(), WriteError> {
+        let names: Vec<String> = self.unanswered().iter().cloned().collect();
+        for name in names {
+            for pod in self.look_for(SANDBOX_LABEL, &name).await? {
+                self.pods.wrote(&pod);
+            }
+            self.unanswered().remove(&name);
+        }
+        Ok(())
+    }
+
+    async fn look_for<K>(&self, label: &str, value: &str) -> Result<Vec<K>, WriteError>
+    where
+        K: kube::Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+    {
+        let (api, params) = (self.api::<K>(), ListParams::default().labels(&format!("{label}={value}")));
+        let found = tokio::time::timeout(LIMIT, api.list(&params)).await.map_err(|_| WriteError::Silent)?;
+        Ok(found?.items)
+    }
+
+    fn unanswered(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.unanswered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub async fn annotate_pod(&self, known: &Pod, annotations: BTreeMap<String, String>) -> Result<(), WriteError> {

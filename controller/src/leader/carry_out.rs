@@ -2,7 +2,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use futures::{StreamExt as _, future::BoxFuture, stream};
-use k8s_openapi::{apimachinery::pkg::apis::meta::v1::ObjectMeta, jiff::Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kernelbox_api::{
     POOL_LABEL, Sandbox, SandboxPool, SandboxSpec, SandboxStatus, TEMPLATE_HASH_LABEL, TEMPLATE_LABEL, TemplateRef,
 };
@@ -10,6 +10,7 @@ use kube::ResourceExt as _;
 
 use super::Leader;
 use crate::{
+    clock,
     cluster::{WRITE_LIMIT, WriteError},
     life::{self, Step},
     names,
@@ -22,7 +23,7 @@ const WRITES: usize = 16;
 
 impl Leader {
     /// Whether all of it was done.
-    pub(super) async fn carry_out(&self, plan: Plan) -> bool {
+    pub(crate) async fn carry_out(&self, plan: Plan) -> bool {
         let mut writes: Vec<BoxFuture<'_, Result<(), WriteError>>> = Vec::new();
         for (sandbox, step) in plan.steps {
             if !matches!(step, Step::AskWhetherIdle | Step::Wait(_)) {
@@ -94,7 +95,7 @@ impl Leader {
                 None => Ok(()),
             },
             Step::End(reason, message) => {
-                let status = life::ended(&sandbox, known.as_deref(), reason, message, Timestamp::now());
+                let status = life::ended(&sandbox, known.as_deref(), reason, message, clock::now());
                 tracing::info!(sandbox = sandbox.name_any(), session = sandbox.spec.session, %reason, "a sandbox ends");
                 self.tell(&sandbox, status).await?;
                 self.metrics.ended(reason);

@@ -116,6 +116,13 @@ fn whose_pod_is_refused_is_told_why_once() {
 }
 
 #[test]
+fn a_pod_of_its_name_that_is_not_its_own_is_none() {
+    let mut other = ready_pod(30);
+    other.metadata.uid = Some("p2".into());
+    assert_eq!(reason(step(&warm(ready_status()), Some(&other), |_| {})), EndReason::Deleted);
+}
+
+#[test]
 fn its_pod_is_ready_and_that_is_told_with_its_times() {
     let Step::Tell(status) = step(&warm(json!(null)), Some(&ready_pod(30)), |_| {}) else { panic!("nothing is told") };
     assert_eq!((status.phase, status.address.as_deref()), (Some(Phase::Ready), Some("10.1.2.3:7090")));
