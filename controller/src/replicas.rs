@@ -10,19 +10,17 @@
 //!   lives; so two could write only within one generation. There one asks and takes one answer, and others only look for what it took: they
 //!   are told of that one or of none. One ask is never given two sandboxes, however many of its answers are lost. What the session writes
 //!   from never ends as superseded.
-//!   - Who asks *again* for the generation, whose answer it lost, may be given another by a replica that has not heard of the first: the one
-//!     given last is the session's then, and the first one ends. So it is promised no more that others find that one. If, what is more, the
-//!     first replica does not know that it was given up, it may give one later still, for which the one in use ends: the session loses a
-//!     sandbox then, but never has two. Gateways ask once, and raise the generation to ask again.
+//!   - Who gets no answer asks again as a later generation, and what became of the earlier ask is that one's. Whatever else may come of it,
+//!     from a replica that does not know that it was given up, is out of date.
 //!   - A claim that its caller gave up (`WRITE_LIMIT`), and that is done later even so, may be a second one of its ask.
 //! - **The limit.** No pod is made while as many are there as the leader's plan may have: those whose sandbox has ended or is superseded do
 //!   not count, as their end is written already or is in the same plan. Beyond it are the pods that it cannot know of: of a leader before
 //!   it, while the watch is late, and by writes that were done when their caller had given them up, or by one who leads no more and does not
 //!   know. No guard keeps these, as no write can be guarded by a count; the lease does: writes end before it.
 //! - Nothing that lives is deleted: neither a sandbox that has not ended, nor its pod.
-//! - Seven writes a life, and one that keeps the pod in place. One more where somebody took the pod away before it was known to be ready;
-//!   two where a pod was made, and deleted, by one who did not know that there had been one; and that it is kept in place may be written
-//!   again by who does not know of the first time. What failed does not count.
+//! - Seven writes a life, and one that keeps the pod in place. One more for each ask that was not answered, and where somebody took the pod
+//!   away before it was known to be ready; two where a pod was made, and deleted, by one who did not know that there had been one; and that
+//!   it is kept in place may be written again by who does not know of the first time. What failed does not count.
 //!
 //! Once all is told and done: the leader rests; no session has two that live, nor one of a lower generation than its last; ready ones have
 //! their own pods; who waits, waits for something that is there. In the end nothing is there but the pool, and without it nothing at all.

@@ -42,7 +42,7 @@ pub trait SandboxProvider: Send + Sync + 'static {
     }
 
     /// A ready sandbox that is nobody's yet. Each step is told to `stages`, which may be full or closed: it is never waited for.
-    async fn acquire(&self, claim: Claim, stages: mpsc::Sender<SandboxStage>) -> Result<Arc<dyn Sandbox>, Error>;
+    async fn acquire(&self, claim: Claim, stages: mpsc::Sender<SandboxStage>) -> Result<Arc<dyn Sandbox>, NoSandbox>;
 
     /// Whether a session's files outlive its sandbox without the gateway's doing. If not, it saves and restores them.
     fn keeps_workspaces(&self) -> bool {
@@ -78,6 +78,30 @@ pub struct Claim {
     pub template: String,
     /// The session's own.
     pub idle_timeout: Option<Duration>,
+    /// An earlier generation for which no answer came: what became of it is this one's.
+    pub unanswered: Option<i64>,
+}
+
+/// Why there is none.
+#[derive(Debug, Clone, PartialEq)]
+pub enum NoSandbox {
+    /// Nobody answered, and yet one may have been given. It can be asked for again, as a later generation.
+    Unanswered(Error),
+    Refused(Error),
+}
+
+impl From<Error> for NoSandbox {
+    fn from(error: Error) -> Self {
+        Self::Refused(error)
+    }
+}
+
+impl From<NoSandbox> for Error {
+    fn from(none: NoSandbox) -> Self {
+        match none {
+            NoSandbox::Unanswered(error) | NoSandbox::Refused(error) => error,
+        }
+    }
 }
 
 /// One sandbox.

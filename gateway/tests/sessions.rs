@@ -14,7 +14,8 @@ use futures::StreamExt as _;
 use kernelbox_proto::v1::{
     CreateSessionRequest, DeleteSessionRequest, ExecuteRequest, GetSessionRequest, KeepAliveRequest,
     ListKernelsRequest, ListSessionsRequest, ResumeExecutionRequest, SandboxState, Session, StartTurnRequest,
-    UpdateSessionRequest, WatchSessionRequest, session_event::Kind, turn_service_client::TurnServiceClient,
+    UpdateSessionRequest, WatchSessionRequest, execution_event, session_event::Kind,
+    turn_service_client::TurnServiceClient,
 };
 use support::{Gateway, collect, own, ready, reason, until};
 
@@ -176,6 +177,26 @@ async fn many_callers_get_one_sandbox_and_a_failed_start_is_tried_again() {
     // A sandbox that never was ready had no variables to lose.
     assert!(all.into_iter().all(|it| ready(&it.unwrap()).is_empty()));
     assert_eq!(gateway.world.acquisitions(), 2);
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn a_sandbox_that_was_asked_for_without_an_answer_is_asked_for_again_as_a_later_one() {
+    let gateway = Gateway::start().await;
+    gateway.open("s").await;
+    gateway.world.ignore.store(2, std::sync::atomic::Ordering::SeqCst);
+
+    let events = gateway.run("s", "1").await.unwrap();
+
+    let told = |kind: &execution_event::Kind| matches!(kind, execution_event::Kind::Stage(stage) if stage.message.contains("no answer"));
+    assert_eq!(
+        events.iter().filter_map(|event| event.kind.as_ref()).filter(|kind| told(kind)).count(),
+        2,
+        "{events:?}"
+    );
+    let asked: Vec<_> =
+        gateway.world.acquired.lock().unwrap().iter().map(|claim| (claim.generation, claim.unanswered)).collect();
+    assert_eq!(asked, [(1, None), (2, Some(1)), (3, Some(1))]);
     gateway.stop().await;
 }
 

@@ -4,7 +4,7 @@ use std::{fs, os::unix::fs::PermissionsExt as _, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use kernelbox_gateway::{
     Bound, ServeConfig, Shutdown,
-    sandbox::{Claim, Sandbox, SandboxProvider, process::ProcessProvider},
+    sandbox::{Claim, NoSandbox, Sandbox, SandboxProvider, process::ProcessProvider},
     serve_with,
 };
 use kernelbox_proto::{
@@ -27,7 +27,7 @@ struct Forgetful(ProcessProvider);
 
 #[async_trait]
 impl SandboxProvider for Forgetful {
-    async fn acquire(&self, claim: Claim, stages: mpsc::Sender<SandboxStage>) -> Result<Arc<dyn Sandbox>, Error> {
+    async fn acquire(&self, claim: Claim, stages: mpsc::Sender<SandboxStage>) -> Result<Arc<dyn Sandbox>, NoSandbox> {
         self.0.forget(&claim.session).await?;
         self.0.acquire(claim, stages).await
     }

@@ -80,6 +80,8 @@ impl From<WriteError> for NotGiven {
 enum Known {
     None,
     Mine(Arc<Sandbox>),
+    /// There is what became of an ask that was not answered.
+    Unanswered(Arc<Sandbox>),
     /// There is one of this higher generation.
     Newer(i64),
 }
@@ -92,7 +94,8 @@ impl Parts {
     ) -> Result<Option<AcquiredSandbox>, Error> {
         let begun = Instant::now();
         let mut changes = self.cluster.changes.subscribe();
-        let (mut source, mut told, mut is_unanswered) = (Source::Existing, None, false);
+        let (mut source, mut told) = (Source::Existing, None);
+        let mut is_unanswered = request.unanswered_generation > 0;
         loop {
             changes.borrow_and_update();
             match self.known(request) {
@@ -114,20 +117,26 @@ impl Parts {
                     let _ = tokio::time::timeout(TELL, changes.changed()).await;
                 }
                 Known::None if request.existing_only => return Ok(None),
-                Known::None => match self.give(request, is_unanswered).await {
-                    Ok(given) => (source, is_unanswered) = (given, false),
-                    Err(NotGiven::Silence(error)) if begun.elapsed() < PATIENCE => {
-                        is_unanswered = true;
-                        tracing::warn!(
-                            error = &error as &dyn std::error::Error,
-                            "a sandbox cannot be given; it is tried again"
-                        );
-                        tell(events, api_away());
-                        tokio::time::sleep(TELL).await;
+                known => {
+                    let given = match known {
+                        Known::Unanswered(sandbox) => self.take_over(&sandbox, request).await,
+                        _ => self.give(request, is_unanswered).await,
+                    };
+                    match given {
+                        Ok(given) => (source, is_unanswered) = (given, false),
+                        Err(NotGiven::Silence(error)) if begun.elapsed() < PATIENCE => {
+                            is_unanswered = true;
+                            tracing::warn!(
+                                error = &error as &dyn std::error::Error,
+                                "a sandbox cannot be given; it is tried again"
+                            );
+                            tell(events, api_away());
+                            tokio::time::sleep(TELL).await;
+                        }
+                        Err(NotGiven::Silence(error)) => return Err(unwritten(&error)),
+                        Err(NotGiven::Refusal(error)) => return Err(error),
                     }
-                    Err(NotGiven::Silence(error)) => return Err(unwritten(&error)),
-                    Err(NotGiven::Refusal(error)) => return Err(error),
-                },
+                }
             }
         }
     }
@@ -141,6 +150,7 @@ impl Parts {
                 Known::Newer(one.spec.generation.unwrap_or_default())
             }
             Some(one) if one.spec.generation == Some(request.generation) => Known::Mine(one),
+            Some(one) if is_of_unanswered(&one, request) && !is_ended(&one) => Known::Unanswered(one),
             _ => Known::None,
         }
     }
@@ -162,6 +172,20 @@ impl Parts {
         };
         let token = self.token(sandbox, &uid)?;
         Ok(Some(AcquiredSandbox { sandbox: name, uid, address, token, token_expire_time: Some(expiry()) }))
+    }
+
+    /// Makes what became of an ask that was not answered this one's. Whatever else may still come of that is out of date then.
+    async fn take_over(&self, sandbox: &Sandbox, request: &AcquireRequest) -> Result<Source, NotGiven> {
+        let mut changes = self.cluster.changes.subscribe();
+        match self.cluster.patch_sandbox(sandbox, json!({ "spec": { "generation": request.generation } })).await {
+            Ok(()) => Ok(Source::Existing),
+            // It is another by now, which the watch will show.
+            Err(WriteError::Conflict | WriteError::Gone) => {
+                let _ = tokio::time::timeout(TELL, changes.changed()).await;
+                Ok(Source::Existing)
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Writes that a sandbox is the session's. `is_unanswered`: it may have been done before.
@@ -242,6 +266,11 @@ impl Parts {
         drop(reserved);
         Some(Reserved(one, self))
     }
+}
+
+fn is_of_unanswered(sandbox: &Sandbox, request: &AcquireRequest) -> bool {
+    let since = request.unanswered_generation;
+    since > 0 && sandbox.spec.generation >= Some(since)
 }
 
 fn is_ended(sandbox: &Sandbox) -> bool {

@@ -25,10 +25,10 @@ pub(super) struct Gateways {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Session {
     generation: i64,
+    /// The first of those before it that no answer came for.
+    unanswered: Option<i64>,
     /// The answer of this generation that the session got: what it writes from.
     taken: Option<AcquiredSandbox>,
-    /// An ask of this generation may go on that the session gave up.
-    is_parted: bool,
     is_released: bool,
 }
 
@@ -56,14 +56,14 @@ impl Gateways {
         self.send(session, on, false);
     }
 
-    /// No answer came: the same is asked again. `is_parted`: the first replica does not know that nobody listens any more.
-    pub(super) fn ask_again(&mut self, session: usize, on: &Allocator, is_parted: bool, api: &mut Api) {
+    /// No answer came: it asks again, as a later generation. `is_parted`: the first replica does not know that nobody listens any more.
+    pub(super) fn ask_again(&mut self, session: usize, on: &Allocator, is_parted: bool) {
         let known = &mut self.sessions[session];
         if known.generation == 0 || known.is_released || known.taken.is_some() {
             return;
         }
-        known.is_parted |= is_parted;
-        api.story.more_than_once.insert((name(session), known.generation));
+        known.unanswered.get_or_insert(known.generation);
+        known.generation += 1;
         if is_parted {
             self.lose(session);
         } else {
@@ -103,7 +103,7 @@ impl Gateways {
     }
 
     fn send(&mut self, session: usize, on: &Allocator, existing_only: bool) {
-        let generation = self.sessions[session].generation;
+        let Session { generation, unanswered, .. } = self.sessions[session];
         let request = AcquireRequest {
             session: name(session),
             generation,
@@ -111,6 +111,7 @@ impl Gateways {
             template: "t".to_owned(),
             existing_only,
             idle_timeout: None,
+            unanswered_generation: unanswered.filter(|_| !existing_only).unwrap_or_default(),
         };
         let (answer, on) = (Arc::<Mutex<Option<Option<AcquiredSandbox>>>>::default(), on.clone());
         let given = Arc::clone(&answer);
@@ -133,7 +134,6 @@ impl Gateways {
             }
             let is_twice = api.story.more_than_once.contains(&(name(asked.session), asked.generation));
             match &session.taken {
-                // What was given to nobody is taken for the session's only where the same was asked for twice.
                 Some(taken) if taken.uid != answer.uid && !is_twice => {
                     let whose = format!("{} ({})", name(asked.session), asked.generation);
                     self.broken.push(format!("{whose} writes from {} and from {}", taken.sandbox, answer.sandbox));
@@ -158,7 +158,7 @@ impl Gateways {
 
     /// What each session writes from.
     pub(super) fn taken(&self) -> impl Iterator<Item = (String, &AcquiredSandbox)> {
-        let sessions = self.sessions.iter().enumerate().filter(|(_, it)| !it.is_parted);
+        let sessions = self.sessions.iter().enumerate();
         sessions.filter_map(|(number, it)| Some((name(number), it.taken.as_ref()?)))
     }
 

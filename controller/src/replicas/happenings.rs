@@ -10,7 +10,7 @@ pub(super) const SESSIONS: usize = 3;
 pub(super) enum Happening {
     /// The session needs a new sandbox and asks the replica.
     Ask(usize, usize),
-    /// It got no answer and asks for the same again. True: the first replica does not know that it was given up.
+    /// It got no answer and asks again, as a later generation. True: the first replica does not know that it was given up.
     AskAgain(usize, usize, bool),
     /// Another gateway asks for what the session has.
     Find(usize, usize),

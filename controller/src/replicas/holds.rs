@@ -32,7 +32,7 @@ pub(super) struct Story {
     names: BTreeMap<(String, i64), BTreeSet<String>>,
     /// The name of the one that was made for it.
     made: HashMap<(String, i64), String>,
-    /// The generations that may be given more than once: they were asked for twice, one was taken away, or a claim was done late.
+    /// The generations that may be given more than once: one was taken away, or a claim was done late.
     pub(super) more_than_once: HashSet<(String, i64)>,
     /// What did not hold.
     pub(super) broken: Vec<String>,
@@ -77,6 +77,10 @@ impl Story {
         }
         if generation < life.rank.0 {
             broken.push("has a generation that falls".to_owned());
+        }
+        if life.session.is_some() && generation > life.rank.0 {
+            // It came of an ask that was not answered.
+            life.more += 1;
         }
         let reason = text(object, "/status/endReason");
         if life.ended.as_deref().is_some_and(|before| before != reason) {

@@ -57,7 +57,7 @@ impl Run {
         match happening {
             Happening::Ask(session, replica) => self.gateways.ask(session, on(replica)),
             Happening::AskAgain(session, replica, parted) => {
-                self.gateways.ask_again(session, on(replica), parted, &mut self.server.api());
+                self.gateways.ask_again(session, on(replica), parted);
             }
             Happening::Find(session, replica) => self.gateways.find(session, on(replica)),
             Happening::Lose(session) => self.gateways.lose(session),

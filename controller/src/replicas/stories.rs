@@ -50,15 +50,26 @@ fn a_lower_generation_ends_though_the_higher_one_has_ended_before() {
 }
 
 #[test]
-fn an_old_plan_deletes_nothing_that_was_made_since() {
+fn what_a_replica_gives_that_was_given_up_does_not_end_what_the_session_has() {
     let story = [
-        &NOTHING_WARM[..],
-        // It ends in the queue, and its story is told long enough.
-        &[Ask(0, 0), HangUp(0), Later(400), Look, Later(1000), WatchAll(0), Plan],
-        // The next leader deletes it, and the session asks again: one of the same name is made.
-        &[Lead(1, true), Look, WatchAll(1), AskAgain(0, 1, false), Look, CarryOutLate(0, true)],
+        // The first replica is asked and does nothing yet; the second one gives.
+        &[WatchAll(1), Fault(0, super::wire::Fault::Late), Ask(0, 0), AskAgain(0, 1, true), Later(6), Later(6)][..],
+        &[WatchAll(0), WatchAll(1), Look, Look, Later(30), Look],
     ];
     check(&story.concat());
+}
+
+#[test]
+fn one_that_waits_is_waited_for_by_the_next_ask() {
+    super::runtime().block_on(async {
+        let mut run = Run::new().await;
+        for happening in [&NOTHING_WARM[..], &[Ask(0, 0), Look, AskAgain(0, 1, false), WatchAll(1), Look]].concat() {
+            run.happens(happening).await;
+        }
+        let api = run.server.api();
+        let whose: Vec<_> = api.all("sandboxes").filter_map(super::holds::whose).collect();
+        assert_eq!(whose, [("sessions/s0".to_owned(), 2)], "it keeps its place");
+    });
 }
 
 #[test]

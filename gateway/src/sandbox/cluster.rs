@@ -4,35 +4,27 @@ mod controller;
 mod losses;
 mod pod;
 
-use std::{
-    path::PathBuf,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use backon::{ConstantBuilder, Retryable as _};
 use kernelbox_proto::{
     Error, SessionId,
     controller::v1::{AcquireRequest, AcquiredSandbox, acquire_event::Kind},
-    v1::{ErrorCode, SandboxStage, Stage},
+    v1::{ErrorCode, SandboxStage},
 };
 use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::{
-    controller::{Controller, Refusal},
-    losses::Losses,
-    pod::PodSandbox,
-};
-use super::{Claim, Sandbox, SandboxProvider};
+use self::{controller::Controller, losses::Losses, pod::PodSandbox};
+use super::{Claim, NoSandbox, Sandbox, SandboxProvider};
 
 pub use self::controller::ControllerError;
 
 /// The template of sessions that name none.
 const DEFAULT: &str = "default";
-/// A controller that answers nobody is waited for so long: longer than it takes to find that a replica is gone.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// Between two tries to ask it.
+/// A question that was not answered is put so often, with a pause.
+const TRIES: usize = 4;
 const PAUSE: Duration = Duration::from_millis(500);
 
 /// How the controller is reached.
@@ -68,39 +60,12 @@ impl ClusterProvider {
         Ok(Self { controller, losses, tasks, stop })
     }
 
-    /// A question whose answer was lost is asked again. It is of the same generation, and so never brings a second sandbox.
     async fn ask(
         &self,
         claim: &Claim,
         existing_only: bool,
         stages: Option<mpsc::Sender<SandboxStage>>,
-    ) -> Result<Option<Arc<dyn Sandbox>>, Error> {
-        let tell = |stage| {
-            if let Some(stages) = &stages {
-                // A stage that nobody takes is of no use later.
-                let _ = stages.try_send(stage);
-            }
-        };
-        let mut heard = Instant::now();
-        loop {
-            match self.ask_once(claim, existing_only, &tell, &mut heard).await {
-                Err(Refusal::Silent) if heard.elapsed() < PATIENCE => {
-                    tell(unanswered());
-                    tokio::time::sleep(PAUSE).await;
-                }
-                answer => return Ok(answer?),
-            }
-        }
-    }
-
-    /// `heard`: when it answered last.
-    async fn ask_once(
-        &self,
-        claim: &Claim,
-        existing_only: bool,
-        tell: &(impl Fn(SandboxStage) + Sync),
-        heard: &mut Instant,
-    ) -> Result<Option<Arc<dyn Sandbox>>, Refusal> {
+    ) -> Result<Option<Arc<dyn Sandbox>>, NoSandbox> {
         let request = AcquireRequest {
             session: claim.session.name(),
             generation: claim.generation,
@@ -108,13 +73,18 @@ impl ClusterProvider {
             template: if claim.template.is_empty() { DEFAULT.to_owned() } else { claim.template.clone() },
             existing_only,
             idle_timeout: claim.idle_timeout.and_then(|it| it.try_into().ok()),
+            unanswered_generation: claim.unanswered.unwrap_or_default(),
         };
         let mut events = self.controller.acquire(request).await?;
         while let Some(event) = events.message().await.map_err(|status| controller::refusal(&status))? {
-            *heard = Instant::now();
             match event.kind {
                 Some(Kind::Acquired(acquired)) => return Ok(Some(self.sandbox(acquired)?)),
-                Some(Kind::Stage(stage)) => tell(stage),
+                Some(Kind::Stage(stage)) => {
+                    if let Some(stages) = &stages {
+                        // A stage that nobody takes is of no use later.
+                        let _ = stages.try_send(stage);
+                    }
+                }
                 None => {}
             }
         }
@@ -128,21 +98,17 @@ impl ClusterProvider {
     }
 }
 
-fn unanswered() -> SandboxStage {
-    let message = "the controller does not answer; it is asked again".to_owned();
-    SandboxStage { stage: Stage::Queued.into(), position: 0, message }
-}
-
 #[async_trait]
 impl SandboxProvider for ClusterProvider {
     fn has_templates(&self) -> bool {
         true
     }
 
-    async fn acquire(&self, claim: Claim, stages: mpsc::Sender<SandboxStage>) -> Result<Arc<dyn Sandbox>, Error> {
+    async fn acquire(&self, claim: Claim, stages: mpsc::Sender<SandboxStage>) -> Result<Arc<dyn Sandbox>, NoSandbox> {
         self.ask(&claim, false, Some(stages)).await?.ok_or_else(|| {
             Error::new(ErrorCode::SandboxStartFailed, "the controller gave no sandbox; try again")
                 .retry_after(Duration::from_secs(1))
+                .into()
         })
     }
 
@@ -155,7 +121,11 @@ impl SandboxProvider for ClusterProvider {
     }
 
     async fn find(&self, claim: &Claim) -> Result<Option<Arc<dyn Sandbox>>, Error> {
-        self.ask(claim, true, None).await
+        // Nothing is done by that, so that it can be asked as often as need be.
+        let ask = || self.ask(claim, true, None);
+        let backoff = ConstantBuilder::default().with_delay(PAUSE).with_max_times(TRIES);
+        let found = ask.retry(backoff).when(|none| matches!(none, NoSandbox::Unanswered(_))).await;
+        Ok(found?)
     }
 
     fn isolation(&self) -> String {

@@ -22,7 +22,7 @@ use self::{
     warm::Warm,
     zygote::{Recipe, Zygote},
 };
-use super::{Claim, Sandbox, SandboxProvider};
+use super::{Claim, NoSandbox, Sandbox, SandboxProvider};
 use crate::config::ServeConfig;
 use async_trait::async_trait;
 use kernelbox_proto::{
@@ -94,7 +94,7 @@ impl SandboxProvider for ProcessProvider {
         self.warm.session()
     }
 
-    async fn acquire(&self, claim: Claim, stages: mpsc::Sender<SandboxStage>) -> Result<Arc<dyn Sandbox>, Error> {
+    async fn acquire(&self, claim: Claim, stages: mpsc::Sender<SandboxStage>) -> Result<Arc<dyn Sandbox>, NoSandbox> {
         if let Some(sandbox) = self.warm.take(&claim.session).await {
             return Ok(Arc::new(sandbox));
         }

@@ -1,7 +1,7 @@
 //! How a session comes to a sandbox: a place, a generation, the provider, Bind.
 use std::{
     sync::{Arc, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use kernelbox_proto::{
@@ -18,12 +18,16 @@ use super::{
     slot::State,
 };
 use crate::{
-    sandbox::{Claim, Sandbox, Scope},
+    sandbox::{Claim, NoSandbox, Sandbox, Scope},
     store::Record,
 };
 
 /// Bind moves environment variables into running kernels; it is not slow.
 const BIND: Duration = Duration::from_secs(60);
+/// Who gets no answer asks again for so long: longer than it takes to find that one who could give it is gone.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Between two asks.
+const PAUSE: Duration = Duration::from_millis(500);
 /// How long the sandbox of before may take to be gone.
 const BEFORE: Duration = Duration::from_secs(60);
 
@@ -78,16 +82,7 @@ impl SessionRouter {
             slot.tell_stage(ready(""));
             return Ok((live, place));
         }
-        let record = self.next_generation(slot, record).await?;
-        let claim = claim(&record);
-        let (stages, mut told) = mpsc::channel(16);
-        let forward = async {
-            while let Some(stage) = told.recv().await {
-                slot.tell_stage(stage);
-            }
-        };
-        let (sandbox, ()) = tokio::join!(self.0.provider.acquire(claim, stages), forward);
-        let sandbox = sandbox?;
+        let (sandbox, record) = self.ask(slot, record).await?;
         let news = match self.prepare(slot, sandbox.as_ref(), &record).await {
             Ok(news) => news,
             Err(error) => {
@@ -98,6 +93,35 @@ impl SessionRouter {
         tracing::info!(session = %slot.id, generation = record.generation, sandbox = sandbox.uid(), "sandbox ready");
         slot.tell_stage(ready(news.as_deref().unwrap_or_default()));
         Ok((Arc::new(Live::new(sandbox, &record, news)), place))
+    }
+
+    /// A new sandbox from the provider. It is asked again, as a later generation, when no answer comes: so whatever else may come of an
+    /// earlier ask is out of date.
+    async fn ask(&self, slot: &Slot, mut record: Record) -> Result<(Arc<dyn Sandbox>, Record), Error> {
+        let (mut unanswered, mut heard) = (None, Instant::now());
+        loop {
+            record = self.next_generation(slot, record).await?;
+            let claim = Claim { unanswered, ..claim(&record) };
+            let (stages, mut told) = mpsc::channel(16);
+            let forward = async {
+                while let Some(stage) = told.recv().await {
+                    heard = Instant::now();
+                    slot.tell_stage(stage);
+                }
+            };
+            let (acquired, ()) = tokio::join!(self.0.provider.acquire(claim, stages), forward);
+            match acquired {
+                Ok(sandbox) => return Ok((sandbox, record)),
+                Err(NoSandbox::Unanswered(error)) if heard.elapsed() < PATIENCE => {
+                    tracing::warn!(session = %slot.id, generation = record.generation, "no answer: {error}");
+                    unanswered.get_or_insert(record.generation);
+                    let message = "no answer came; a sandbox is asked for again".to_owned();
+                    slot.tell_stage(SandboxStage { stage: Stage::Queued.into(), position: 0, message });
+                    tokio::time::sleep(PAUSE).await;
+                }
+                Err(none) => return Err(none.into()),
+            }
+        }
     }
 
     /// Makes a new sandbox the session's, with its files. What is there to be told of it, if there was an earlier one.
@@ -150,6 +174,7 @@ pub(super) fn claim(record: &Record) -> Claim {
         tenant: record.tenant.clone(),
         template: record.secret_settings().template.clone(),
         idle_timeout: record.idle_timeout(),
+        unanswered: None,
     }
 }
 

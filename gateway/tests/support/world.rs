@@ -10,7 +10,7 @@ use std::{
 use async_trait::async_trait;
 use hyper_util::rt::TokioIo;
 use kernelbox_gateway::sandbox::{
-    Authorized, Claim, Ended, Sandbox, SandboxChannel, SandboxProvider, Scope, TokenSource,
+    Authorized, Claim, Ended, NoSandbox, Sandbox, SandboxChannel, SandboxProvider, Scope, TokenSource,
 };
 use kernelbox_proto::{
     Error, SessionId,
@@ -55,6 +55,8 @@ pub struct World {
     pub skipped: Mutex<Vec<String>>,
     /// How many of the next acquisitions fail.
     pub fail: AtomicUsize,
+    /// How many of the next acquisitions are not answered.
+    pub ignore: AtomicUsize,
 }
 
 impl World {
@@ -83,13 +85,16 @@ struct FakeProvider(Arc<World>);
 
 #[async_trait]
 impl SandboxProvider for FakeProvider {
-    async fn acquire(&self, claim: Claim, stages: mpsc::Sender<SandboxStage>) -> Result<Arc<dyn Sandbox>, Error> {
+    async fn acquire(&self, claim: Claim, stages: mpsc::Sender<SandboxStage>) -> Result<Arc<dyn Sandbox>, NoSandbox> {
         let stage = SandboxStage { stage: Stage::Starting.into(), message: "fake".into(), ..Default::default() };
         stages.send(stage).await.unwrap();
         let world = &self.0;
         world.acquired.lock().unwrap().push(claim.clone());
+        if world.ignore.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_ok() {
+            return Err(NoSandbox::Unanswered(Error::new(ErrorCode::SandboxStartFailed, "no answer")));
+        }
         if world.fail.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_ok() {
-            return Err(Error::new(ErrorCode::SandboxStartFailed, "as told"));
+            return Err(Error::new(ErrorCode::SandboxStartFailed, "as told").into());
         }
         *world.most.lock().unwrap().entry(claim.session.to_string()).or_default() += 1;
         assert_eq!(world.most.lock().unwrap()[claim.session.as_str()], 1, "two sandboxes of one session at once");

@@ -29,13 +29,23 @@ impl Asker {
 
     /// Of the session's first generation.
     pub async fn acquire(&self, session: &str, template: &str) -> AcquiredSandbox {
+        self.ask(session, template, 1).await
+    }
+
+    /// As no answer came.
+    pub async fn acquire_again(&self, session: &str, template: &str) -> AcquiredSandbox {
+        self.ask(session, template, 2).await
+    }
+
+    async fn ask(&self, session: &str, template: &str, generation: i64) -> AcquiredSandbox {
         let request = AcquireRequest {
             session: session.into(),
-            generation: 1,
+            generation,
             tenant: "bench".into(),
             template: template.into(),
             existing_only: false,
             idle_timeout: None,
+            unanswered_generation: generation - 1,
         };
         let mut client = AllocatorServiceClient::new(self.channel.clone());
         let mut events = client.acquire(signed(&self.token, request)).await.unwrap().into_inner();

@@ -21,6 +21,7 @@ use tonic::{
 use tonic_types::StatusExt as _;
 
 use super::ClusterConfig;
+use crate::sandbox::NoSandbox;
 
 /// Nothing else of a call takes longer than this but the wait for a sandbox.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -33,32 +34,6 @@ const READ: Duration = Duration::from_secs(30);
 pub enum ControllerError {
     #[error("--controller must be an address such as http://kernelbox-controller:7080")]
     Address(#[source] tonic::transport::Error),
-}
-
-/// Why the controller gave nothing.
-pub(super) enum Refusal {
-    /// This replica ends, or is gone, or cannot say now. Another may answer, and what was asked may have been done.
-    Silent,
-    /// Its own words, or ours, for the client.
-    Told(Error),
-}
-
-impl From<Error> for Refusal {
-    fn from(error: Error) -> Self {
-        Self::Told(error)
-    }
-}
-
-impl From<Refusal> for Error {
-    fn from(refusal: Refusal) -> Self {
-        match refusal {
-            Refusal::Told(error) => error,
-            Refusal::Silent => {
-                let message = "no sandbox can be had, as the controller does not answer; try again";
-                Self::new(ErrorCode::SandboxStartFailed, message).retry_after(Duration::from_secs(2))
-            }
-        }
-    }
 }
 
 /// The way to the controller. Clones share it.
@@ -81,7 +56,7 @@ impl Controller {
         Ok(Self { channel, token_file: config.token.clone(), token: Arc::default() })
     }
 
-    pub(super) async fn acquire(&self, request: AcquireRequest) -> Result<Streaming<AcquireEvent>, Refusal> {
+    pub(super) async fn acquire(&self, request: AcquireRequest) -> Result<Streaming<AcquireEvent>, NoSandbox> {
         let answer = self.client().acquire(self.signed(request).await?).await;
         answer.map(tonic::Response::into_inner).map_err(|status| refusal(&status))
     }
@@ -139,12 +114,12 @@ impl Controller {
 async fn within<T>(call: impl Future<Output = Result<tonic::Response<T>, Status>>) -> Result<T, Error> {
     match tokio::time::timeout(LIMIT, call).await {
         Ok(answer) => answer.map(tonic::Response::into_inner).map_err(|status| refusal(&status).into()),
-        Err(_) => Err(Refusal::Silent.into()),
+        Err(_) => Err(unanswered().into()),
     }
 }
 
 /// What the controller says is meant for clients, but for who may ask it. A status without our details is the connection's.
-pub(super) fn refusal(status: &Status) -> Refusal {
+pub(super) fn refusal(status: &Status) -> NoSandbox {
     let is_its_own = status.get_details_error_info().is_some_and(|info| info.domain == DOMAIN);
     let error = Error::from_status(status);
     match error.code {
@@ -152,11 +127,17 @@ pub(super) fn refusal(status: &Status) -> Refusal {
             tracing::error!(error = status as &dyn std::error::Error, "the controller does not know this gateway");
             Error::new(ErrorCode::Internal, "the controller does not know this gateway").into()
         }
-        ErrorCode::ShuttingDown | ErrorCode::DeadlineExceeded => Refusal::Silent,
-        _ if is_its_own => Refusal::Told(error),
+        // This replica ends, or cannot say; another may.
+        ErrorCode::ShuttingDown | ErrorCode::DeadlineExceeded => unanswered(),
+        _ if is_its_own => NoSandbox::Refused(error),
         _ => {
             tracing::warn!(error = status as &dyn std::error::Error, "the controller does not answer");
-            Refusal::Silent
+            unanswered()
         }
     }
+}
+
+fn unanswered() -> NoSandbox {
+    let message = "no sandbox can be had, as the controller does not answer; try again";
+    NoSandbox::Unanswered(Error::new(ErrorCode::SandboxStartFailed, message).retry_after(Duration::from_secs(2)))
 }

@@ -9,6 +9,7 @@ use kernelbox_proto::controller::v1::{
     AcquireEvent, ReleaseRequest, ReleaseResponse, RenewTokenRequest, RenewTokenResponse, SandboxGone, WatchRequest,
     allocator_service_server::{AllocatorService, AllocatorServiceServer},
 };
+use kernelbox_proto::v1::Stage;
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status, transport::Server};
@@ -61,8 +62,8 @@ impl AllocatorService for Scripted {
     }
 }
 
-/// What a session gets, which stages it hears of, and what the controller was asked.
-async fn acquire(fates: Vec<Fate>) -> (Result<(), Error>, Vec<String>, Vec<AcquireRequest>) {
+/// A provider whose questions have these fates, the script that they are noted in, and where its token is.
+async fn provider(fates: Vec<Fate>) -> (ClusterProvider, Scripted, tempfile::TempDir) {
     let scripted = Scripted::default();
     scripted.0.lock().unwrap_or_else(PoisonError::into_inner).0 = fates.into();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -72,40 +73,46 @@ async fn acquire(fates: Vec<Fate>) -> (Result<(), Error>, Vec<String>, Vec<Acqui
     let dir = tempfile::tempdir().unwrap();
     let token = dir.path().join("token");
     std::fs::write(&token, "t").unwrap();
-    let provider = ClusterProvider::start(&ClusterConfig { controller, token }).unwrap();
-    let (stages, mut told) = mpsc::channel(16);
-    let claim = Claim {
+    (ClusterProvider::start(&ClusterConfig { controller, token }).unwrap(), scripted, dir)
+}
+
+fn claim() -> Claim {
+    Claim {
         session: "s".parse().unwrap(),
         generation: 7,
         tenant: "t".into(),
         template: String::new(),
         idle_timeout: None,
-    };
-
-    let acquired = provider.acquire(claim, stages).await.map(|_| ());
-
-    let mut heard = Vec::new();
-    while let Some(stage) = told.recv().await {
-        heard.push(stage.message);
+        unanswered: Some(5),
     }
+}
+
+async fn acquire(fate: Fate) -> Result<(), NoSandbox> {
+    let (provider, scripted, _dir) = provider(vec![fate]).await;
+    let (stages, _told) = mpsc::channel(16);
+    let acquired = provider.acquire(claim(), stages).await.map(|_| ());
     let asked = scripted.0.lock().unwrap_or_else(PoisonError::into_inner).1.clone();
-    (acquired, heard, asked)
+    assert_eq!(asked.iter().map(|it| (it.generation, it.unanswered_generation)).collect::<Vec<_>>(), [(7, 5)]);
+    acquired
 }
 
 #[tokio::test]
-async fn a_question_whose_answer_is_lost_is_asked_again_and_is_the_same() {
-    let (acquired, heard, asked) = acquire(vec![Fate::Lost, Fate::Ending, Fate::Answered]).await;
-
-    assert_eq!(acquired, Ok(()));
-    assert_eq!(heard.iter().filter(|words| words.contains("does not answer")).count(), 2, "{heard:?}");
-    assert_eq!(asked.len(), 3);
-    assert!(asked.iter().all(|it| *it == asked[0] && it.generation == 7), "{asked:?}");
+async fn an_answer_that_is_lost_is_told_from_a_refusal() {
+    assert_eq!(acquire(Fate::Answered).await, Ok(()));
+    for fate in [Fate::Lost, Fate::Ending] {
+        assert!(
+            matches!(acquire(fate).await, Err(NoSandbox::Unanswered(error)) if error.message.contains("does not answer"))
+        );
+    }
+    assert!(matches!(acquire(Fate::Refused).await, Err(NoSandbox::Refused(error)) if error.message == "no image"));
 }
 
 #[tokio::test]
-async fn a_refusal_is_told_and_not_asked_again() {
-    let (acquired, _, asked) = acquire(vec![Fate::Refused]).await;
+async fn what_is_only_looked_for_is_looked_for_again() {
+    let (provider, scripted, _dir) = provider(vec![Fate::Lost, Fate::Ending, Fate::Answered]).await;
 
-    assert_eq!(acquired.map_err(|error| error.message), Err("no image".to_owned()));
-    assert_eq!(asked.len(), 1);
+    assert!(provider.find(&claim()).await.unwrap().is_some());
+
+    let asked = scripted.0.lock().unwrap_or_else(PoisonError::into_inner).1.clone();
+    assert!(asked.len() == 3 && asked.iter().all(|it| it.existing_only && *it == asked[0]), "{asked:?}");
 }
