@@ -1,6 +1,7 @@
 """Makes JSON schemas for kubeconform: schemas.py FOLDER SOURCE...
 
-A source is an OpenAPI v3 document of a Kubernetes API group (.json), or CustomResourceDefinitions (.yaml). Fields that a schema does not know are wrong.
+A source is an OpenAPI v3 document of a Kubernetes API group (.json), or CustomResourceDefinitions (.yaml).
+Fields that a schema does not know are wrong.
 """
 
 import json
@@ -12,6 +13,7 @@ from typing import Any
 import yaml
 
 REFERENCE = "#/components/schemas/"
+TEXT = {"type": "string"}
 
 
 def converted(schema: Any) -> Any:
@@ -76,7 +78,11 @@ def of_definitions(source: Path) -> list[tuple[str, str, str, dict[str, Any]]]:
             for version in spec["versions"]:
                 schema = converted(version["schema"]["openAPIV3Schema"])
                 # Kubernetes knows these of every resource, whatever the definition says.
-                schema["properties"] |= {"apiVersion": {"type": "string"}, "kind": {"type": "string"}, "metadata": {"type": "object"}}
+                schema["properties"] |= {
+                    "apiVersion": {"type": "string"},
+                    "kind": {"type": "string"},
+                    "metadata": {"type": "object"},
+                }
                 made.append((spec["group"], version["name"], spec["names"]["kind"], schema))
     return made
 
