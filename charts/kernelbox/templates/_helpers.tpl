@@ -49,7 +49,7 @@ imagePullSecrets:
 {{- define "kernelbox.placement" -}}
 {{- range $key := list "nodeSelector" "tolerations" "affinity" "priorityClassName" }}
 {{- with index $.placed $key }}
-{{ $key }}: {{- toYaml . | nindent 2 }}
+{{ dict $key . | toYaml }}
 {{- end }}
 {{- end }}
 {{- end }}
