@@ -6,7 +6,7 @@ PYTHON_SOURCES := $(wildcard kernel-image/kernel) kernel-image/licences.py deplo
 PYTHON_TESTS := $(wildcard kernel-image/kernel/tests) deploy/local-model/tests tests/python tests/compare
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-model lint crds build release bench bench-turns images lock cluster cluster-down cluster-test test-cluster bench-claims tools clean
+.PHONY: help demo test test-model lint crds charts build release bench bench-turns images lock cluster cluster-down cluster-test test-cluster bench-claims tools clean
 
 help: ## This list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,9 +31,14 @@ lint: tools ## Every check that needs no running program.
 	ruff format --check $(PYTHON_SOURCES)
 	git ls-files '*Dockerfile*' | xargs hadolint
 	scripts/lock --check
+	scripts/charts --check
 
 crds: ## Writes the resource definitions anew, after a change of controller/api.
 	cargo run --quiet --locked -p kernelbox-controller -- crd >.crds.yaml && mv .crds.yaml deploy/crds/kernelbox.dev.yaml
+	@scripts/charts
+
+charts: ## Writes what the charts have that is made of something else: the definitions, the README.
+	@scripts/charts
 
 build: ## The programs, for development: target/debug/kernelbox and kernelbox-supervisor.
 	cargo build --workspace --bins --locked
