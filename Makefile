@@ -69,6 +69,7 @@ cluster-test: ## Shows that the cluster, or that of KERNELBOX_TEST_KUBECONFIG, d
 	@tests/cluster/test
 
 test-cluster: tools ## Kernelbox in a real cluster: images, a node if none runs, all suites. tests/cluster/README.md
+	@scripts/tools charts
 	@[ -n "$$KERNELBOX_TEST_KUBECONFIG" ] || { KERNELBOX_IMAGE_PROFILE=dev scripts/images && tests/cluster/diffusion/build; }
 	@tests/cluster/suite
 

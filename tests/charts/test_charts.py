@@ -88,8 +88,10 @@ def test_the_chart_and_the_base_are_the_same(ours: list[Resource], base: list[Re
             assert matters(in_chart[key]) == matters(resource), key
     more = {key for key in in_chart if key not in in_base}
     assert more == {
+        ("Lease", "kernelbox", "kernelbox-controller"),
         ("Secret", "kernelbox", "kernelbox-api-key"),
         ("Secret", "kernelbox", "kernelbox-keys"),
+        ("Secret", "kernelbox", "kernelbox-signing-keys"),
         ("Pod", "kernelbox", "kernelbox-test"),
     }
 
