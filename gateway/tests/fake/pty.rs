@@ -11,7 +11,10 @@ use nix::{
     pty::{Winsize, openpty},
     sys::termios::{LocalFlags, tcgetattr},
 };
-use tokio::process::{Child, Command};
+use tokio::{
+    process::{Child, Command},
+    task::JoinHandle,
+};
 
 /// Longer than anything here takes, so that a hang is a failure.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -20,6 +23,7 @@ pub struct Pty {
     master: File,
     child: Child,
     seen: Arc<Mutex<Vec<u8>>>,
+    reader: JoinHandle<()>,
     /// How much of it earlier waits have used up.
     read: usize,
 }
@@ -46,13 +50,13 @@ impl Pty {
         let seen = Arc::new(Mutex::new(Vec::new()));
         let (mut from, into) = (master.try_clone().unwrap(), Arc::clone(&seen));
         // The read ends when the last process has left the terminal.
-        std::thread::spawn(move || {
+        let reader = tokio::task::spawn_blocking(move || {
             let mut bytes = [0; 4096];
             while let Ok(n @ 1..) = from.read(&mut bytes) {
                 into.lock().unwrap().extend_from_slice(&bytes[..n]);
             }
         });
-        Self { master, child, seen, read: 0 }
+        Self { master, child, seen, reader, read: 0 }
     }
 
     pub fn send(&mut self, keys: &str) {
@@ -80,6 +84,7 @@ impl Pty {
     /// Waits for the end; answers the exit code and what came after what was waited for.
     pub async fn ended(mut self) -> (i32, String) {
         let status = tokio::time::timeout(LIMIT, self.child.wait()).await.expect("the command hangs").unwrap();
+        tokio::time::timeout(LIMIT, self.reader).await.expect("somebody stays in the terminal").unwrap();
         let seen = self.seen.lock().unwrap();
         (status.code().unwrap_or(-1), String::from_utf8_lossy(&seen[self.read..]).into_owned())
     }
