@@ -74,6 +74,16 @@ impl Book {
         Ok(Figures { vec: self.add(vec, name, "gauge", help, open(labels))?, shown: Arc::default() })
     }
 
+    /// Gauges that each change on their own, of labels whose values are known at run time alone, and few.
+    pub fn open_gauges(
+        &mut self,
+        name: &'static str,
+        help: &'static str,
+        labels: &[&'static str],
+    ) -> Result<IntGaugeVec, Error> {
+        self.add(IntGaugeVec::new(Opts::new(name, help), labels)?, name, "gauge", help, open(labels))
+    }
+
     pub fn histogram(
         &mut self,
         name: &'static str,

@@ -4,6 +4,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use kernelbox_metrics::Observe as _;
 use kernelbox_proto::{
     Error,
     sandbox::v1::BindRequest,
@@ -34,6 +35,7 @@ const BEFORE: Duration = Duration::from_secs(60);
 impl SessionRouter {
     /// Makes the session a sandbox and leaves its state Ready, or Empty if it fails.
     pub(super) async fn acquire(&self, slot: &Arc<Slot>) -> Result<Arc<Live>, Error> {
+        let begun = Instant::now();
         let acquired = tokio::select! {
             acquired = self.try_acquire(slot) => acquired,
             () = self.stopping().cancelled() => {
@@ -45,11 +47,13 @@ impl SessionRouter {
                 *slot.before.lock().unwrap_or_else(PoisonError::into_inner) = Some(live.gone.clone());
                 *slot.state() = State::Ready(Arc::clone(&live));
                 slot.touch();
+                self.metrics().sandboxes.waits.took(begun.elapsed());
                 self.tasks().spawn(self.clone().keep(Arc::clone(slot), Arc::clone(&live), place));
                 Ok(live)
             }
             Err(error) => {
                 *slot.state() = State::Empty;
+                self.metrics().sandboxes.refused(error.code);
                 tracing::warn!(session = %slot.id, reason = error.reason(), "no sandbox: {error}");
                 Err(error)
             }

@@ -78,6 +78,7 @@ impl SessionRouter {
         drop(place);
         live.gone.cancel();
         tracing::info!(session = %slot.id, sandbox = live.sandbox.uid(), reason = ended.reason, stays, "sandbox left");
+        self.metrics().sandboxes.left(&ended.reason);
         slot.tell_ended(ended);
         if let Err(error) = self.0.store.active(&slot.id, slot.last_activity()).await {
             tracing::warn!(error = &error as &dyn std::error::Error, session = %slot.id, "cannot note the last activity");
