@@ -97,6 +97,8 @@ async fn executions_and_calls_are_told_once_each() {
         ("kernelbox_execution_wait_seconds_count{sandbox=\"had\"}", 3.0),
         ("kernelbox_packages_installed_total{outcome=\"ok\"}", 2.0),
         ("kernelbox_sandbox_wait_seconds_count", 1.0),
+        ("kernelbox_supervisor_start_seconds_sum{step=\"zygote\"}", 1.0),
+        ("kernelbox_supervisor_start_seconds_count{step=\"kernel\"}", 0.0),
         ("kernelbox_sessions{sandbox=\"ready\"}", 1.0),
         ("kernelbox_sessions_created_total", 1.0),
         ("kernelbox_file_bytes_total{direction=\"in\"}", 10.0),
@@ -166,6 +168,20 @@ async fn checkpoints_and_lost_sandboxes_are_told() {
     assert_eq!(told.of("kernelbox_sandbox_wait_seconds_count"), 2.0);
     let (_dir, world) = gateway.leave().await;
     drop(world);
+}
+
+#[tokio::test]
+async fn a_sandbox_that_is_reclaimed_is_told_with_what_it_held() {
+    let gateway = Gateway::start_with(|config| config.idle_timeout = Duration::from_millis(30)).await;
+    gateway.open("s").await;
+    gateway.run("s", "work").await.unwrap();
+    let expected = [
+        ("kernelbox_sandboxes_left_total{reason=\"IdleTimeout\"}", 1.0),
+        ("kernelbox_sandbox_memory_bytes_sum", 5000.0),
+        ("kernelbox_sessions{sandbox=\"ready\"}", 0.0),
+    ];
+    gateway.told(&expected).await;
+    gateway.stop().await;
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 use std::time::Duration;
 
 use kernelbox_metrics::{BYTES, Book, Counters, Error, Histogram, Histograms, START, labels};
-use kernelbox_proto::v1::ErrorCode;
+use kernelbox_proto::{sandbox::v1::GetStatusResponse, v1::ErrorCode};
 
 labels! {
     /// Why a session got none.
@@ -49,6 +49,15 @@ labels! {
     }
 }
 
+labels! {
+    /// A step of a supervisor's start.
+    enum Step = "step" {
+        Zygote = "zygote",
+        Kernel = "kernel",
+        FirstAnswer = "first_answer",
+    }
+}
+
 #[derive(Debug, Clone)]
 pub(crate) struct Sandboxes {
     pub(crate) waits: Histogram,
@@ -56,6 +65,8 @@ pub(crate) struct Sandboxes {
     left: Counters<Left>,
     pub(crate) checkpoints: Histograms<(Operation, CheckpointOutcome)>,
     bytes: Histograms<Operation>,
+    steps: Histograms<Step>,
+    memory: Histogram,
 }
 
 impl Sandboxes {
@@ -82,6 +93,17 @@ impl Sandboxes {
             bytes: book.histograms(
                 "kernelbox_checkpoint_bytes",
                 "Bytes of the files in a checkpoint that was saved or brought back.",
+                BYTES,
+            )?,
+            steps: book.histograms(
+                "kernelbox_supervisor_start_seconds",
+                "Time of each step of a supervisor's start, as it says itself when its sandbox becomes a session's: \
+                 the zygote with its libraries, the first kernel, that kernel's first answer.",
+                START,
+            )?,
+            memory: book.histogram(
+                "kernelbox_sandbox_memory_bytes",
+                "Memory of all processes of a sandbox, as its supervisor says when it is reclaimed by this gateway.",
                 BYTES,
             )?,
         })
@@ -111,6 +133,20 @@ impl Sandboxes {
             "Lost" => Left::Lost,
             _ => Left::Other,
         });
+    }
+
+    /// What a new sandbox' supervisor says of its start.
+    pub(crate) fn started(&self, status: &GetStatusResponse) {
+        for (step, name) in [(Step::Zygote, "zygote"), (Step::Kernel, "kernel"), (Step::FirstAnswer, "first_answer")] {
+            let took = status.stages.get(name).and_then(|took| Duration::try_from(*took).ok());
+            took.into_iter().for_each(|took| self.steps.took(step, took));
+        }
+    }
+
+    /// What a supervisor says at the end.
+    pub(crate) fn reclaimed(&self, status: &GetStatusResponse) {
+        #[expect(clippy::cast_precision_loss, reason = "a histogram")]
+        self.memory.observe(status.memory_bytes as f64);
     }
 
     /// `bytes`: of a checkpoint that was moved.

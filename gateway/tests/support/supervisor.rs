@@ -328,8 +328,11 @@ impl SandboxService for Supervisor {
         Ok(Response::new(notices.boxed()))
     }
 
-    async fn get_status(&self, _: Request<GetStatusRequest>) -> Answer<GetStatusResponse> {
-        Err(Status::unimplemented("not played"))
+    async fn get_status(&self, request: Request<GetStatusRequest>) -> Answer<GetStatusResponse> {
+        scope(&request, "Lifecycle");
+        let took = prost_types::Duration { seconds: 1, nanos: 0 };
+        let stages = [("zygote".to_owned(), took), ("first_answer".to_owned(), took)].into();
+        Ok(Response::new(GetStatusResponse { stages, memory_bytes: 5000, ..Default::default() }))
     }
 
     async fn keep_alive(&self, request: Request<v1::KeepAliveRequest>) -> Answer<v1::KeepAliveResponse> {
