@@ -2,6 +2,7 @@ use std::collections::HashMap;
 
 use k8s_openapi::jiff::Timestamp;
 use kernelbox_api::{Sandbox, SandboxPool, SandboxTemplate};
+use kernelbox_metrics::Label as _;
 use serde_json::{Value, json};
 
 use super::*;
