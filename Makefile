@@ -3,10 +3,10 @@ export PATH := $(CURDIR)/.tools/bin:$(CURDIR)/.venv/bin:$(PATH)
 # The suites that run code run it with this interpreter.
 export KERNELBOX_TEST_PYTHON ?= $(CURDIR)/.venv/bin/python
 PYTHON_SOURCES := $(wildcard kernel-image/kernel) kernel-image/licences.py deploy examples tests
-PYTHON_TESTS := $(wildcard kernel-image/kernel/tests) deploy/local-model/tests tests/python tests/compare
+PYTHON_TESTS := $(wildcard kernel-image/kernel/tests) deploy/local-model/tests tests/python tests/compare tests/prometheus
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-model lint crds charts build release bench bench-turns images lock cluster cluster-down cluster-test test-cluster bench-claims tools clean
+.PHONY: help demo test test-model lint crds charts metrics alerts build release bench bench-turns images lock cluster cluster-down cluster-test test-cluster bench-claims tools clean
 
 help: ## This list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,12 @@ crds: ## Writes the resource definitions anew, after a change of controller/api.
 
 charts: ## Writes what the charts have that is made of something else: the definitions, the README.
 	@scripts/charts
+
+metrics: ## Writes the reference of metrics (docs/metrics.md) anew, after a change of a metrics.rs.
+	@scripts/metrics
+
+alerts: ## Shows that each Prometheus alert fires when it should, and else is quiet (needs promtool).
+	@scripts/alerts
 
 build: ## The programs, for development: target/debug/kernelbox and kernelbox-supervisor.
 	cargo build --workspace --bins --locked

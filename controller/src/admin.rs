@@ -27,7 +27,7 @@ impl Admin {
 }
 
 async fn metrics(State(admin): State<Admin>) -> Result<String, StatusCode> {
-    admin.metrics.text().map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)
+    admin.metrics.book().text().map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)
 }
 
 /// Requests can be answered: all that there is is known, and there is a key to sign with.

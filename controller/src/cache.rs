@@ -9,6 +9,7 @@ use std::{
 };
 
 use futures::{Stream, StreamExt as _};
+use kernelbox_metrics::IntCounter;
 use kube::{
     Resource, ResourceExt as _,
     runtime::watcher::{self, Event},
@@ -129,13 +130,14 @@ impl<K: Resource<DynamicType = ()> + Clone + Debug> Cache<K> {
         self.changes.tell();
     }
 
-    /// Takes what the watch says, until it ends.
-    pub async fn follow(&self, events: impl Stream<Item = watcher::Result<Event<K>>>) {
+    /// Takes what the watch says, until it ends. `failures` counts how often it broke.
+    pub async fn follow(&self, events: impl Stream<Item = watcher::Result<Event<K>>>, failures: IntCounter) {
         let mut events = std::pin::pin!(events);
         while let Some(event) = events.next().await {
             match event {
                 Ok(event) => self.apply(event),
                 Err(error) => {
+                    failures.inc();
                     tracing::warn!(kind = %K::kind(&()), error = &error as &dyn std::error::Error, "the watch broke; it is tried again");
                 }
             }

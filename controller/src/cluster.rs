@@ -78,12 +78,18 @@ impl Cluster {
     pub async fn follow(&self, stop: CancellationToken) {
         let ours = || watcher::Config::default().labels(OURS);
         let all = [
-            watch(self.api(), &self.templates, watcher::Config::default(), |_| {}),
-            watch(self.api(), &self.pools, watcher::Config::default(), |_| {}),
-            watch(self.api(), &self.sandboxes, watcher::Config::default(), |_| {}),
-            watch(self.api(), &self.pods, ours(), |_| {}),
-            watch(self.api(), &self.policies, ours(), |_| {}),
-            watch(Api::all(self.client.clone()), &self.nodes, watcher::Config::default(), only_addresses),
+            watch(self.api(), &self.templates, watcher::Config::default(), |_| {}, &self.metrics),
+            watch(self.api(), &self.pools, watcher::Config::default(), |_| {}, &self.metrics),
+            watch(self.api(), &self.sandboxes, watcher::Config::default(), |_| {}, &self.metrics),
+            watch(self.api(), &self.pods, ours(), |_| {}, &self.metrics),
+            watch(self.api(), &self.policies, ours(), |_| {}, &self.metrics),
+            watch(
+                Api::all(self.client.clone()),
+                &self.nodes,
+                watcher::Config::default(),
+                only_addresses,
+                &self.metrics,
+            ),
             Box::pin(self.watch_services()),
         ];
         tokio::select! {
@@ -102,7 +108,7 @@ impl Cluster {
             );
             self.services.has_none();
         } else {
-            watch(api, &self.services, watcher::Config::default(), |_| {}).await;
+            watch(api, &self.services, watcher::Config::default(), |_| {}, &self.metrics).await;
         }
     }
 
@@ -155,7 +161,13 @@ impl Cluster {
 }
 
 /// `prune`: takes away what is of no interest and large.
-fn watch<'a, K>(api: Api<K>, cache: &'a Cache<K>, config: watcher::Config, prune: fn(&mut K)) -> BoxFuture<'a, ()>
+fn watch<'a, K>(
+    api: Api<K>,
+    cache: &'a Cache<K>,
+    config: watcher::Config,
+    prune: fn(&mut K),
+    metrics: &Metrics,
+) -> BoxFuture<'a, ()>
 where
     K: kube::Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned + Send + Sync + 'static,
 {
@@ -165,7 +177,7 @@ where
         object.managed_fields_mut().clear();
         prune(object);
     });
-    Box::pin(cache.follow(events))
+    Box::pin(cache.follow(events, metrics.watch_failures(&K::plural(&()))))
 }
 
 fn only_addresses(node: &mut Node) {

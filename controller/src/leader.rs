@@ -21,7 +21,7 @@ use crate::{
     keys::Keys,
     lease::Leadership,
     life::{Answer, Step},
-    metrics::Metrics,
+    metrics::{Census, Metrics, Pass},
     plan::{self, Plan, World},
     supervisors::{self, Supervisor},
 };
@@ -33,6 +33,8 @@ const RETRY: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_secs(60);
 /// A pool's status follows what happens, but not each step of it.
 const TELL_POOL: Duration = Duration::from_secs(1);
+/// How often what there is of what is counted, at most.
+const COUNT: Duration = Duration::from_secs(1);
 /// How often the signing keys are seen to.
 const KEYS: Duration = Duration::from_secs(60);
 /// Supervisors that are asked at once.
@@ -78,13 +80,14 @@ impl Leader {
         let mut changes = self.cluster.changes.subscribe();
         let mut asked = Asked::default();
         let mut told = HashMap::new();
-        let mut keys_due = Instant::now();
+        let (mut keys_due, mut count_due) = (Instant::now(), Instant::now());
+        let _leads = self.metrics.leads();
         loop {
             changes.borrow_and_update();
             if Instant::now() >= keys_due {
                 keys_due = Instant::now() + self.keep_keys().await;
             }
-            let mut wait = RETRY;
+            let (mut wait, begun) = (RETRY, Instant::now());
             if let Some((world, mut plan)) = self.plan(&mut asked.answers).await {
                 wait = plan.look_again.unwrap_or(LOOK).min(LOOK);
                 plan.pools.retain(|(pool, _)| match pause(&mut told, pool.name_any()) {
@@ -95,14 +98,22 @@ impl Leader {
                     }
                 });
                 asked.ask(&plan, &world, &self.keys);
+                if count_due <= Instant::now() {
+                    self.metrics.take(&Census::of(&world, clock::now()));
+                    count_due = Instant::now() + COUNT;
+                } else {
+                    wait = wait.min(count_due - Instant::now());
+                }
                 if !self.carry_out(plan).await {
+                    self.metrics.not_reconciled(Pass::Write);
                     wait = wait.min(RETRY);
                 }
+                self.metrics.reconciled(begun.elapsed());
             }
             let until = (Instant::now() + wait).min(keys_due);
             tokio::select! {
                 changed = changes.changed() => if changed.is_err() { return },
-                Some(Ok((name, answer))) = asked.tasks.join_next() => asked.take(name, answer),
+                Some(Ok((name, answer))) = asked.tasks.join_next() => self.metrics.answered(&asked.take(name, answer)),
                 () = tokio::time::sleep_until(until) => {}
             }
             tokio::time::sleep(GATHER).await;
@@ -115,6 +126,7 @@ impl Leader {
             return None;
         }
         if let Err(error) = self.cluster.look_for_pods().await {
+            self.metrics.not_reconciled(Pass::Look);
             tracing::warn!(error = &error as &dyn std::error::Error, "what was written cannot be looked for");
             return None;
         }
@@ -130,6 +142,7 @@ impl Leader {
         match self.keys.keep().await {
             Ok(()) => KEYS,
             Err(error) => {
+                self.metrics.not_reconciled(Pass::Keys);
                 tracing::error!(error = &error as &dyn std::error::Error, "the signing keys cannot be kept");
                 RETRY
             }
@@ -173,7 +186,7 @@ impl Asked {
         }
     }
 
-    fn take(&mut self, name: String, answer: Option<Answer>) {
+    fn take(&mut self, name: String, answer: Option<Answer>) -> Answer {
         self.asking.remove(&name);
         let now = clock::now();
         let answer = answer.unwrap_or_else(|| match self.answers.get(&name) {
@@ -181,5 +194,6 @@ impl Asked {
             _ => Answer::Silent { since: now, asked: now },
         });
         self.answers.insert(name, answer);
+        answer
     }
 }

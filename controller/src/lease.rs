@@ -10,6 +10,8 @@ use kube::{Api, ResourceExt as _, api::PostParams};
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
+use crate::metrics::Metrics;
+
 /// A lease that was not renewed for so long is anybody's.
 const DURATION: Duration = Duration::from_secs(15);
 /// The leader renews it so often, and the others look.
@@ -62,6 +64,7 @@ pub struct Candidate {
     /// This replica, unlike all others.
     identity: String,
     until: watch::Sender<Option<Instant>>,
+    metrics: Metrics,
 }
 
 /// What was seen of the lease, and when by this replica's own clock: no other's is trusted.
@@ -71,8 +74,8 @@ struct Observed {
 }
 
 impl Candidate {
-    pub fn new(api: Api<Lease>, name: impl Into<String>, identity: impl Into<String>) -> Self {
-        Self { api, name: name.into(), identity: identity.into(), until: watch::Sender::new(None) }
+    pub fn new(api: Api<Lease>, name: impl Into<String>, identity: impl Into<String>, metrics: Metrics) -> Self {
+        Self { api, name: name.into(), identity: identity.into(), until: watch::Sender::new(None), metrics }
     }
 
     pub fn leadership(&self) -> Leadership {
@@ -84,7 +87,7 @@ impl Candidate {
         let mut observed = Observed { version: None, since: Instant::now() };
         loop {
             match tokio::time::timeout(RENEW, self.attempt(&mut observed)).await {
-                Ok(Ok(())) => {}
+                Ok(Ok(())) => self.metrics.api_answered(),
                 Ok(Err(error)) => {
                     tracing::warn!(
                         error = &error as &dyn std::error::Error,

@@ -214,16 +214,21 @@ fn while_ready(facts: &Facts<'_>, pod: &Pod) -> Step {
         }
         Some(Answer::Used(_)) | None => {}
     }
-    let said = match facts.answer {
-        Some(Answer::Used(used)) => Some(used),
-        _ => None,
-    };
-    let last =
-        [of(&spec.claim_time), of(&status.stages.kernel_ready), said].into_iter().flatten().max().unwrap_or(begun);
+    let last = last_used(facts.sandbox, facts.answer).unwrap_or(begun);
     match rest(facts.now, last, idle_timeout) {
         Some(idle) => Step::Wait(Some(idle.min(life).min(settles.unwrap_or(idle)))),
         None => Step::AskWhetherIdle,
     }
+}
+
+/// When a sandbox was used last, as far as is known. A claim is a use.
+pub(crate) fn last_used(sandbox: &Sandbox, answer: Option<Answer>) -> Option<Timestamp> {
+    let said = match answer {
+        Some(Answer::Used(used) | Answer::Retired { used, .. }) => Some(used),
+        Some(Answer::Silent { .. }) | None => None,
+    };
+    let ready = sandbox.status.as_ref().and_then(|status| status.stages.kernel_ready.as_ref());
+    [sandbox.spec.claim_time.as_ref(), ready].into_iter().flatten().map(|time| time.0).chain(said).max()
 }
 
 /// `since`: when it began to be so.

@@ -1,9 +1,10 @@
 //! `kernelbox-controller`: parses arguments and delegates.
-use std::io::stdout;
+use std::io::{Write as _, stdout};
 
 use clap::{Parser, Subcommand};
 use kernelbox_controller::{
     crd, explain,
+    metrics::Metrics,
     serve::{self, ServeArgs},
 };
 use tokio::signal::unix::{SignalKind, signal};
@@ -24,6 +25,9 @@ enum Command {
     Serve(Box<ServeArgs>),
     /// Prints the definitions of Kernelbox' resources, for kubectl apply
     Crd,
+    /// Prints the reference of metrics, which is kept in docs/metrics.md
+    #[command(hide = true)]
+    Metrics,
     /// Prints the story of a sandbox: its stages, their times, the reason of its end
     Explain {
         sandbox: String,
@@ -38,6 +42,7 @@ fn main() -> anyhow::Result<()> {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     match Args::parse().command {
         Command::Crd => crd::print(&mut stdout().lock()),
+        Command::Metrics => Ok(stdout().write_all(Metrics::new()?.book().page("controller").as_bytes())?),
         Command::Explain { sandbox, namespace } => {
             runtime()?.block_on(explain::explain(&namespace, &sandbox, &mut stdout().lock()))
         }

@@ -56,7 +56,7 @@ impl World {
     }
 
     /// More than a fifth of the supervisors do not answer, and at least five.
-    fn is_silence_general(&self) -> bool {
+    pub(crate) fn is_silence_general(&self) -> bool {
         let silent = self.answers.values().filter(|it| matches!(it, Answer::Silent { .. })).count();
         let claimed = self.sandboxes.iter().filter(|it| it.spec.session.is_some() && self.pods.contains_key(key(it)));
         silent >= 5 && silent * 5 > claimed.count()

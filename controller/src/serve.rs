@@ -85,7 +85,7 @@ pub enum ServeError {
     #[error("--dns-pods {0:?} is not NAMESPACE/LABEL=VALUE, such as kube-system/k8s-app=kube-dns")]
     DnsPods(String),
     #[error("cannot make the metrics")]
-    Metrics(#[from] prometheus::Error),
+    Metrics(#[from] kernelbox_metrics::Error),
     #[error("cannot serve reflection")]
     Reflection(#[from] tonic_reflection::server::Error),
     #[error("the server ended")]
@@ -132,7 +132,12 @@ pub async fn serve(args: ServeArgs, stop: CancellationToken) -> Result<(), Serve
     ));
     let identity = args.identity.unwrap_or_else(|| format!("replica-{}", rand::random::<u32>()));
     let events = Events::new(client.clone(), identity.clone());
-    let candidate = Candidate::new(Api::namespaced(client.clone(), &args.namespace), "kernelbox-controller", identity);
+    let candidate = Candidate::new(
+        Api::namespaced(client.clone(), &args.namespace),
+        "kernelbox-controller",
+        identity,
+        metrics.clone(),
+    );
     let leader = Leader {
         cluster: Arc::clone(&cluster),
         keys: Arc::clone(&keys),

@@ -160,13 +160,16 @@ impl Agent {
         };
         match halted {
             Halt::Failed(error) => Ended::Failed(error),
-            Halt::Limit(limit) => match self.running.recorder.tell(Kind::LimitReached(limit.clone())).await {
-                Ok(()) => {
-                    let answer = self.budget.stopped(&limit, &self.memory.last_words());
-                    Ended::Completed(self.completed(&answer).await)
+            Halt::Limit(limit) => {
+                self.router.metrics().turns.limited(&limit.limit);
+                match self.running.recorder.tell(Kind::LimitReached(limit.clone())).await {
+                    Ok(()) => {
+                        let answer = self.budget.stopped(&limit, &self.memory.last_words());
+                        Ended::Completed(self.completed(&answer).await)
+                    }
+                    Err(error) => Ended::Failed(unwritten(&error)),
                 }
-                Err(error) => Ended::Failed(unwritten(&error)),
-            },
+            }
         }
     }
 

@@ -95,6 +95,9 @@ enum Command {
     Variables(variables::VariablesArgs),
     /// List the kernels that a session can run
     Kernels(variables::KernelsArgs),
+    /// Print the reference of metrics, which is kept in docs/metrics.md
+    #[command(hide = true)]
+    Metrics,
     /// Print a completion script for a shell
     Completions {
         #[arg(value_enum)]
@@ -135,6 +138,11 @@ async fn dispatch(command: Command) -> Result<Exit> {
         Command::Packages(args) => Box::pin(packages::run(args)).await,
         Command::Variables(args) => Box::pin(variables::variables(args)).await,
         Command::Kernels(args) => Box::pin(variables::kernels(args)).await,
+        Command::Metrics => {
+            let page = kernelbox_gateway::metrics::reference().map_err(|error| Failure::local("no metrics", error))?;
+            table::write_stdout(page.as_bytes())?;
+            Ok(Exit::Ok)
+        }
         Command::Completions { shell } => completions(shell),
     }
 }

@@ -23,7 +23,7 @@ const QUIET: Duration = Duration::from_secs(10);
 pub struct ServeConfig {
     /// `--listen`: gRPC and HTTP. Port 0 takes any that is free.
     pub listen: SocketAddr,
-    /// `--admin-listen`: /healthz and /readyz; none without.
+    /// `--admin-listen`: /metrics, /healthz and /readyz; none without.
     pub admin_listen: Option<SocketAddr>,
     /// `--tls-cert`, `--tls-key`, `--tls-client-ca`.
     pub tls: Option<TlsConfig>,

@@ -11,7 +11,7 @@ use futures::{StreamExt as _, stream::BoxStream};
 use kernelbox_proto::{
     Error, ExecutionName,
     v1::{
-        ExecuteRequest, ExecutionEvent, ResumeExecutionRequest, SandboxStage, Stage, execution_event::Kind,
+        ErrorCode, ExecuteRequest, ExecutionEvent, ResumeExecutionRequest, SandboxStage, Stage, execution_event::Kind,
         session_event,
     },
 };
@@ -21,6 +21,7 @@ use tonic::{Status, Streaming};
 use tracing::Instrument as _;
 
 use crate::{
+    metrics::{Held, Ran, Sandbox},
     sandbox::{Scope, long_ended},
     services::stopped,
     sessions::{Live, SessionRouter, Slot, Verdict, always_retired, broken, ready},
@@ -59,6 +60,8 @@ pub(crate) struct Follow {
     last: i64,
     /// The sandbox has the execution.
     known: bool,
+    /// When the call came, until the kernel began with its code.
+    waits: Option<(Instant, Sandbox)>,
     /// Since when connections have been breaking without an event between.
     unreachable: Option<Instant>,
 }
@@ -76,7 +79,9 @@ impl Follow {
             Start::Execute(_) => 0,
             Start::Resume { after, .. } => *after,
         };
-        Self { router, slot, start, last, known: false, unreachable: None }
+        let had = if slot.live().is_some() { Sandbox::Had } else { Sandbox::New };
+        let waits = matches!(start, Start::Execute(_)).then(|| (Instant::now(), had));
+        Self { router, slot, start, last, known: false, waits, unreachable: None }
     }
 
     /// Its events. `held` is let go when nothing is left to do for it, which can be after the stream was dropped.
@@ -85,12 +90,14 @@ impl Follow {
         let tasks = self.router.tasks().clone();
         let task = async move {
             let mut this = self;
+            let _running = Held::new(&this.router.metrics().executions.running);
             let stopping = this.router.stopping().clone();
             let end = tokio::select! {
                 end = this.run(&out) => end,
                 () = stopping.cancelled() => End::Failed(stopped()),
             };
             if let End::Failed(error) = end {
+                this.count_failure(&error);
                 // Elapsed or closed: there is nobody to tell.
                 let _ = tokio::time::timeout(LAST_WORD, out.send(Err(error))).await;
             }
@@ -222,6 +229,7 @@ impl Follow {
             *tries = TRIES;
             self.unreachable = None;
             self.last = event.sequence;
+            self.count(&event, live);
             let finished = matches!(event.kind, Some(Kind::Finished(_)));
             // The sandbox has it: it goes on, or was asked to end with its client, whose stream ends here.
             if out.send(Ok(event)).await.is_err() {
@@ -230,6 +238,28 @@ impl Follow {
             if finished {
                 return Ok(End::Finished);
             }
+        }
+    }
+
+    /// Counts what an event tells, unless it passed before.
+    fn count(&mut self, event: &ExecutionEvent, live: &Live) {
+        if !live.counted.is_new(event) {
+            return;
+        }
+        let executions = &self.router.metrics().executions;
+        if let Some(Kind::Started(_)) = event.kind
+            && let Some((since, had)) = self.waits.take()
+        {
+            executions.waits.took(had, since.elapsed());
+        }
+        executions.take(event);
+    }
+
+    /// An execution that ends without an event that says so. Whoever only followed it had no part in that.
+    fn count_failure(&self, error: &Error) {
+        if let Start::Execute(_) = self.start {
+            let lost = error.code == ErrorCode::SandboxLost || self.known;
+            self.router.metrics().executions.ended.inc(if lost { Ran::Lost } else { Ran::NotRun });
         }
     }
 

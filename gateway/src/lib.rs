@@ -13,6 +13,7 @@ mod http;
 mod limits;
 #[cfg(target_os = "linux")]
 pub mod local_model;
+pub mod metrics;
 pub mod model;
 mod objects;
 pub mod sandbox;

@@ -12,9 +12,12 @@ use governor::{
     DefaultDirectRateLimiter, Quota, RateLimiter,
     clock::{Clock as _, DefaultClock},
 };
+use kernelbox_metrics::Counters;
 use kernelbox_proto::{Error, v1::ErrorCode};
 use serde::Deserialize;
 use tokio::{sync::watch, time::Instant};
+
+use crate::metrics::Limit;
 
 /// The server's limits; a key may have lower or higher ones of its own for what belongs to a tenant.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -128,6 +131,7 @@ pub(crate) struct Gate {
     running: watch::Sender<usize>,
     draining: watch::Sender<bool>,
     last_call: Mutex<Instant>,
+    refusals: Counters<Limit>,
 }
 
 #[derive(Debug)]
@@ -153,12 +157,13 @@ pub(crate) struct Permit {
 }
 
 impl Gate {
-    pub(crate) fn new() -> Arc<Self> {
+    pub(crate) fn new(refusals: Counters<Limit>) -> Arc<Self> {
         Arc::new(Self {
             tenants: Mutex::default(),
             running: watch::Sender::new(0),
             draining: watch::Sender::new(false),
             last_call: Mutex::new(Instant::now()),
+            refusals,
         })
     }
 
@@ -169,6 +174,7 @@ impl Gate {
         tenant.rate.check().map_err(|until| {
             let wait = until.wait_time_from(DefaultClock::default().now());
             let per_second = tenant.per_second;
+            self.refusals.inc(Limit::Requests);
             Error::new(
                 ErrorCode::RateLimited,
                 format!("more than {per_second} requests in a second; slow down (limit --max-requests-per-second)"),
@@ -192,6 +198,11 @@ impl Gate {
                 _ => (&mut counts.streams, limits.streams, "max-streams", "streams"),
             };
             if *count >= limit {
+                self.refusals.inc(match work {
+                    Work::Execution => Limit::Executions,
+                    Work::Turn => Limit::Turns,
+                    _ => Limit::Streams,
+                });
                 return Err(Error::new(
                     ErrorCode::QuotaExceeded,
                     format!("{limit} {what} are open already; wait for one to end (limit --{flag})"),
@@ -278,7 +289,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_last_permit_ends_a_drain_and_a_limit_names_its_flag() {
-        let gate = Gate::new();
+        let gate = Gate::new(crate::metrics::Metrics::new().unwrap().refusals);
         let limits = TenantLimits { executions: 1, ..Limits::default().tenant };
         let permit = gate.begin("a", &limits, Work::Execution).unwrap();
         let refused = gate.begin("a", &limits, Work::Execution).unwrap_err();
@@ -298,7 +309,7 @@ mod tests {
 
     #[test]
     fn too_many_requests_are_told_when_to_come_back() {
-        let gate = Gate::new();
+        let gate = Gate::new(crate::metrics::Metrics::new().unwrap().refusals);
         let limits = TenantLimits { requests_per_second: 2, ..Limits::default().tenant };
         gate.call("a", &limits).unwrap();
         gate.call("a", &limits).unwrap();

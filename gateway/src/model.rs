@@ -3,6 +3,7 @@
 //! Adapters live below `model/`, one per wire format, and depend on this. One call is one try: who asks decides on the next.
 mod anthropic;
 pub mod config;
+mod counted;
 mod facts;
 mod http;
 mod openai;
@@ -15,6 +16,7 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::counted::Counted;
 pub use self::{
     config::{Endpoint, Key, ModelSettings, ModelsConfig, ModelsError, Provider},
     registry::Models,

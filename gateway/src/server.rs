@@ -17,6 +17,7 @@ use crate::{
     fetch::{Fetcher, Reach},
     limits::Gate,
     local_model::{Finder, Places},
+    metrics::Metrics,
     model::{Models, ModelsError},
     objects::{Objects, ObjectsError},
     sandbox::{
@@ -62,6 +63,8 @@ pub enum ServeError {
     Fetch(#[from] reqwest::Error),
     #[error("cannot finish what an earlier server began")]
     Earlier(#[source] kernelbox_proto::Error),
+    #[error("cannot make the metrics")]
+    Metrics(#[from] kernelbox_metrics::Error),
     #[error("cannot serve reflection")]
     Reflection(#[from] tonic_reflection::server::Error),
     #[error("the start was broken off")]
@@ -122,11 +125,12 @@ async fn run(
         auth::ensure_local_key(&config.key_file(), &keys)?;
     }
     let keys = Arc::new(Keys::load(keys)?);
-    let store = Store::open(&config.data_dir.join("kernelbox.db")).await?;
+    let metrics = Arc::new(Metrics::new()?);
+    let store = Store::open(&config.data_dir.join("kernelbox.db"), metrics.store.clone()).await?;
     let objects = (!provider.keeps_workspaces()).then(|| Objects::open(config.objects.as_deref(), &config.data_dir));
-    let router = SessionRouter::new(store.clone(), provider, objects.transpose()?, &config);
+    let router = SessionRouter::new(store.clone(), provider, objects.transpose()?, &config, Arc::clone(&metrics));
     router.finish_deletes().await.map_err(ServeError::Earlier)?;
-    let gate = Gate::new();
+    let gate = Gate::new(metrics.refusals.clone());
     let reach = Reach::new(config.allow_private_fetch);
     let fetcher = Arc::new(Fetcher::new(reach)?);
     let services =
@@ -146,7 +150,12 @@ async fn run(
     turns.finish_earlier().await.map_err(ServeError::Earlier)?;
     router.tasks().spawn(turns.clone().sweep(config.turn_event_retention));
     let turns = TurnService { services, turns, models, local: local.clone(), limits: config.limits.turn.clone() };
-    let door = door::Door { keys, gate: Arc::clone(&gate), limits: config.limits.tenant.clone() };
+    let door = door::Door {
+        keys,
+        gate: Arc::clone(&gate),
+        limits: config.limits.tenant.clone(),
+        metrics: Arc::clone(&metrics),
+    };
     let (app, health) = routes::build(turns, door, config.limits.message_bytes).await?;
     let acceptor = config.tls.as_ref().map(tls::acceptor).transpose()?;
 
@@ -158,7 +167,7 @@ async fn run(
     })?;
     let ready = CancellationToken::new();
     let admin = match config.admin_listen {
-        Some(address) => Some(admin::start(address, ready.child_token()).await?),
+        Some(address) => Some(admin::start(address, ready.child_token(), router.clone(), metrics).await?),
         None => None,
     };
     let tls = acceptor.is_some();

@@ -19,6 +19,7 @@ use std::{
 };
 
 use futures::FutureExt as _;
+use kernelbox_metrics::Label as _;
 use kernelbox_proto::{
     Error, SessionId,
     v1::{ErrorCode, SandboxState},
@@ -34,6 +35,7 @@ pub(crate) use self::{
 };
 use crate::{
     config::ServeConfig,
+    metrics::{Has, Metrics},
     objects::Objects,
     sandbox::{SandboxClient, SandboxProvider, Scope},
     store::{Record, Store},
@@ -60,6 +62,7 @@ struct Inner {
     idle_timeout: Duration,
     tasks: TaskTracker,
     stopping: CancellationToken,
+    metrics: Arc<Metrics>,
 }
 
 impl SessionRouter {
@@ -69,10 +72,13 @@ impl SessionRouter {
         provider: Arc<dyn SandboxProvider>,
         objects: Option<Objects>,
         config: &ServeConfig,
+        metrics: Arc<Metrics>,
     ) -> Self {
         let max_sandboxes = config.limits.sandboxes;
+        metrics.sandbox_limit.set(max_sandboxes.into());
+        let counts = metrics.sandboxes.clone();
         Self(Arc::new(Inner {
-            checkpoints: objects.map(|objects| Checkpoints { objects, store: store.clone() }),
+            checkpoints: objects.map(|objects| Checkpoints { objects, store: store.clone(), metrics: counts }),
             store,
             provider,
             quiet: config.quiet,
@@ -82,11 +88,32 @@ impl SessionRouter {
             idle_timeout: config.idle_timeout,
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
+            metrics,
         }))
     }
 
     pub(crate) fn store(&self) -> &Store {
         &self.0.store
+    }
+
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.0.metrics
+    }
+
+    /// The same, for what outlives this.
+    pub(crate) fn shared_metrics(&self) -> Arc<Metrics> {
+        Arc::clone(&self.0.metrics)
+    }
+
+    /// Counts the sessions that are in memory.
+    pub(crate) fn count(&self) {
+        let mut counts = [0; 3];
+        for slot in self.lock().values() {
+            counts[slot.has().at()] += 1;
+        }
+        for has in [Has::None, Has::Starting, Has::Ready] {
+            self.0.metrics.sessions.of(has).set(counts[has.at()]);
+        }
     }
 
     /// The id of a session that is to be made and may have any.
@@ -219,6 +246,7 @@ impl SessionRouter {
         }
         self.forget(&slot.id).await?;
         self.lock().remove(&slot.id);
+        self.0.metrics.sessions_deleted.inc();
         Ok(())
     }
 

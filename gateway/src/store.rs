@@ -7,7 +7,7 @@ mod turns;
 
 use std::{
     path::{Path, PathBuf},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use kernelbox_proto::{Error, SessionId, v1};
@@ -24,10 +24,13 @@ pub(crate) use self::{
     turns::{Begun, NewTurn, TurnMessages},
 };
 
+use crate::metrics::{Query, StoreMetrics};
+
 /// The database.
 #[derive(Debug, Clone)]
 pub(crate) struct Store {
     pool: SqlitePool,
+    metrics: StoreMetrics,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -120,7 +123,7 @@ impl Micros {
 
 impl Store {
     /// Opens or makes the database and brings its tables up to date.
-    pub(crate) async fn open(path: &Path) -> Result<Self, StoreError> {
+    pub(crate) async fn open(path: &Path, metrics: StoreMetrics) -> Result<Self, StoreError> {
         let options = SqliteConnectOptions::new()
             .filename(path)
             .create_if_missing(true)
@@ -136,7 +139,25 @@ impl Store {
             .await
             .map_err(|source| StoreError::Open { path: path.to_owned(), source })?;
         sqlx::migrate!().run(&pool).await?;
-        Ok(Self { pool })
+        Ok(Self { pool, metrics })
+    }
+
+    async fn reading<T>(&self, query: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+        self.timed(Query::Read, query).await
+    }
+
+    async fn writing<T>(&self, query: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+        self.timed(Query::Write, query).await
+    }
+
+    async fn timed<T>(&self, what: Query, query: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+        let begun = Instant::now();
+        let answer = query.await;
+        self.metrics.times.took(what, begun.elapsed());
+        if answer.is_err() {
+            self.metrics.errors.inc(what);
+        }
+        answer
     }
 
     /// Writes out what is left to write.

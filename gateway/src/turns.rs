@@ -6,7 +6,7 @@ mod running;
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures::stream::BoxStream;
@@ -23,6 +23,7 @@ pub(crate) use self::{
 use crate::{
     agent::{Agent, Connector, Ended, Task},
     limits::Permit,
+    metrics::{Held, Outcome},
     model::ChatModel,
     sessions::{SessionRouter, Slot},
     store::{Begun, Entry, Journal, JournalError, Micros, NewTurn, Store},
@@ -142,16 +143,32 @@ impl Turns {
             number,
         );
         let turns = self.clone();
+        let running_too = Held::new(&self.0.router.metrics().turns.running);
         let run = async move {
+            let begun = Instant::now();
             // In a task of its own, so that a defect ends the turn and not its bookkeeping.
             let in_use = agent.slot().in_use();
             let ended = tokio::spawn(agent.run().in_current_span()).await;
             let ended = ended.unwrap_or_else(|error| Ended::Failed(crate::services::internal("the agent", &error)));
+            turns.count(&ended, begun.elapsed());
             turns.end(&name, &running, ended).await;
-            drop((in_use, permit));
+            drop((in_use, permit, running_too));
         };
         self.0.router.tasks().spawn(run.in_current_span());
         Ok(())
+    }
+
+    fn count(&self, ended: &Ended, took: Duration) {
+        let metrics = &self.0.router.metrics().turns;
+        let outcome = match ended {
+            Ended::Completed(_) => Outcome::Completed,
+            Ended::Cancelled(_) => Outcome::Cancelled,
+            Ended::Failed(error) => {
+                metrics.failed(error.code);
+                Outcome::Failed
+            }
+        };
+        metrics.times.took(outcome, took);
     }
 
     async fn end(&self, name: &TurnName, running: &Running, ended: Ended) {

@@ -42,6 +42,7 @@ const PATIENCE: Duration = Duration::from_mins(2);
 pub(super) fn stream(parts: Arc<Parts>, request: AcquireRequest) -> BoxStream<'static, Result<AcquireEvent, Status>> {
     let (events, receiver) = mpsc::channel(16);
     tokio::spawn(async move {
+        let _waits = parts.metrics.waits();
         let acquired = tokio::select! {
             acquired = parts.acquire(&request, &events) => acquired,
             // Its caller is gone. What was made for the session stays for its next call.
@@ -53,7 +54,10 @@ pub(super) fn stream(parts: Arc<Parts>, request: AcquireRequest) -> BoxStream<'s
         let last = match acquired {
             Ok(Some(acquired)) => Ok(AcquireEvent { kind: Some(Kind::Acquired(acquired)) }),
             Ok(None) => return,
-            Err(error) => Err(Status::from(error)),
+            Err(error) => {
+                parts.metrics.not_acquired(error.code);
+                Err(Status::from(error))
+            }
         };
         let _ = events.send(last).await;
     });

@@ -18,6 +18,7 @@ use kube::{
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use super::Cluster;
 use crate::names;
@@ -40,6 +41,19 @@ pub enum WriteError {
     Silent,
     #[error("the API server cannot be used")]
     Failed(#[source] kube::Error),
+}
+
+impl WriteError {
+    /// For metrics.
+    pub(crate) fn word(&self) -> &'static str {
+        match self {
+            Self::Conflict => "conflict",
+            Self::Gone => "gone",
+            Self::Refused(_) => "refused",
+            Self::Silent => "silent",
+            Self::Failed(_) => "failed",
+        }
+    }
 }
 
 impl From<kube::Error> for WriteError {
@@ -211,11 +225,12 @@ impl Cluster {
         resource: &str,
         write: impl Future<Output = kube::Result<T>>,
     ) -> Result<T, WriteError> {
+        let begun = Instant::now();
         let answer = match tokio::time::timeout(LIMIT, write).await {
             Ok(answer) => answer.map_err(WriteError::from),
             Err(_) => Err(WriteError::Silent),
         };
-        self.metrics.api_write(verb, resource, answer.is_ok());
+        self.metrics.wrote(verb, resource, begun.elapsed(), &answer);
         answer
     }
 }

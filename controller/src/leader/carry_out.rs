@@ -4,7 +4,8 @@ use std::{collections::BTreeMap, sync::Arc};
 use futures::{StreamExt as _, future::BoxFuture, stream};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kernelbox_api::{
-    POOL_LABEL, Sandbox, SandboxPool, SandboxSpec, SandboxStatus, TEMPLATE_HASH_LABEL, TEMPLATE_LABEL, TemplateRef,
+    POOL_LABEL, Phase, Sandbox, SandboxPool, SandboxSpec, SandboxStatus, TEMPLATE_HASH_LABEL, TEMPLATE_LABEL,
+    TemplateRef,
 };
 use kube::ResourceExt as _;
 
@@ -89,7 +90,13 @@ impl Leader {
                 },
                 None => Ok(()),
             },
-            Step::Tell(status) => self.tell(&sandbox, *status).await,
+            Step::Tell(status) => {
+                self.tell(&sandbox, (*status).clone()).await?;
+                if status.phase == Some(Phase::Ready) {
+                    self.metrics.ready(&sandbox.spec.template_ref.name, &status);
+                }
+                Ok(())
+            }
             Step::KeepPodInPlace => match known {
                 Some(pod) => cluster.annotate_pod(&pod, pod::moving::annotations(false)).await,
                 None => Ok(()),

@@ -73,6 +73,36 @@ fn one_that_waits_is_waited_for_by_the_next_ask() {
 }
 
 #[test]
+fn it_is_counted_where_sandboxes_came_from_and_why_they_ended() {
+    super::runtime().block_on(async {
+        let mut run = Run::new().await;
+        let story = [
+            &[Ask(0, 0), Find(0, 0), Release(0, 0)][..],
+            &NOTHING_WARM,
+            &[Ask(1, 0), Look, StartAll, Look],
+            // Another generation of the session ends the one of before.
+            &[Ask(1, 0), Look, StartAll, Look, Look],
+        ];
+        for happening in story.concat() {
+            run.happens(happening).await;
+        }
+        let counted = run.replicas[0].leader.metrics.book().text().unwrap();
+        for line in [
+            "kernelbox_acquire_seconds_count{source=\"warm\"} 1",
+            "kernelbox_acquire_seconds_count{source=\"existing\"} 1",
+            "kernelbox_acquire_seconds_count{source=\"cold\"} 2",
+            "kernelbox_sandboxes_ended_total{reason=\"Released\"} 1",
+            "kernelbox_sandboxes_ended_total{reason=\"Superseded\"} 1",
+            "kernelbox_sandboxes_ended_total{reason=\"IdleTimeout\"} 0",
+            "kernelbox_api_writes_total{outcome=\"ok\",resource=\"sandboxes\",verb=\"patch\"} 1",
+            "kernelbox_acquires_waiting 0",
+        ] {
+            assert!(counted.lines().any(|it| it == line), "{line}\n{counted}");
+        }
+    });
+}
+
+#[test]
 fn one_that_does_not_know_all_yet_makes_nothing() {
     let (template, pool) = ("sandboxtemplates", "sandboxpools");
     let story = [

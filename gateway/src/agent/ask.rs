@@ -65,6 +65,7 @@ impl Agent {
             if error.kind == Failure::TooLong && !has_shrunk {
                 has_shrunk = true;
                 self.memory.shrink();
+                self.router.metrics().model.asked_again(error.kind);
                 continue;
             }
             let wait = match (error.kind.is_passing(), waits.next()) {
@@ -75,6 +76,7 @@ impl Agent {
                 return Err(given_up(&error, attempt).retry_after(wait).into());
             }
             attempt += 1;
+            self.router.metrics().model.asked_again(error.kind);
             let retry = Retry { reason: error.message, attempt, delay: wait.try_into().ok() };
             self.running.recorder.tell(Kind::Retry(retry)).await?;
             tokio::time::sleep(wait).await;

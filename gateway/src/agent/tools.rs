@@ -13,6 +13,7 @@ use super::{
     text,
 };
 use crate::{
+    metrics::{Tool, Turns},
     model::{CallResult, Part, ToolCall, ToolSpec},
     turns::{Running, ToolAnswer},
 };
@@ -64,8 +65,16 @@ impl Tools {
         self.specs.iter().any(|spec| spec.name == name)
     }
 
+    fn whose(&self, name: &str) -> Tool {
+        match () {
+            () if self.clients.contains_key(name) => Tool::Client,
+            () if self.has(name) => Tool::Mcp,
+            () => Tool::Unknown,
+        }
+    }
+
     /// One call of a tool that is not python.
-    async fn call(&self, call: &ToolCall, running: &Running) -> Result<CallResult, Halt> {
+    async fn call(&self, call: &ToolCall, running: &Running, metrics: &Turns) -> Result<CallResult, Halt> {
         let (parts, failed) = match arguments::object(&call.arguments) {
             Err(words) => (vec![Part::Text(words)], true),
             Ok(_) if call.arguments.len() > ARGUMENTS_BYTES => {
@@ -94,6 +103,7 @@ impl Tools {
                 }
             },
         };
+        metrics.called(self.whose(&call.name), failed);
         let result = ToolResult { tool_call: call.id.clone(), tool: call.name.clone(), content: words(&parts), failed };
         running.recorder.tell(Kind::ToolResult(result)).await?;
         Ok(CallResult { call: call.id.clone(), parts, failed })
@@ -104,15 +114,18 @@ impl Agent {
     /// Does all calls of a message; the results are in the calls' order.
     pub(super) async fn call_tools(&mut self, calls: &[ToolCall]) -> Result<Vec<CallResult>, Halt> {
         let (tools, running) = (Arc::clone(&self.tools), Arc::clone(&self.running));
+        let metrics = self.router.shared_metrics();
         let (pythons, others): (Vec<_>, Vec<_>) = calls.iter().enumerate().partition(|(_, call)| call.name == PYTHON);
         let others = try_join_all(others.into_iter().map(|(at, call)| {
-            let (tools, running) = (&tools, &running);
-            async move { Ok::<_, Halt>((at, tools.call(call, running).await?)) }
+            let (tools, running, metrics) = (&tools, &running, &metrics.turns);
+            async move { Ok::<_, Halt>((at, tools.call(call, running, metrics).await?)) }
         }));
         let pythons = async {
             let mut results = Vec::with_capacity(pythons.len());
             for (at, call) in pythons {
-                results.push((at, self.run_python(call).await?));
+                let result = self.run_python(call).await?;
+                metrics.turns.called(Tool::Python, result.failed);
+                results.push((at, result));
             }
             Ok::<_, Halt>(results)
         };

@@ -24,6 +24,7 @@ use super::{
 };
 use crate::{
     limits::Work,
+    metrics::Way,
     services::{Caller, Services, limited, too_large},
     sessions::Slot,
 };
@@ -122,8 +123,12 @@ async fn send(
         Some(Part::File(now)) if now.size == file.size => {}
         _ => return Err(changed(&path)),
     }
-    let chunks = parts.map(|part| match part.map(|it| it.part) {
-        Ok(Some(Part::Chunk(chunk))) => Ok(chunk),
+    let bytes = services.router.metrics().file_bytes.clone();
+    let chunks = parts.map(move |part| match part.map(|it| it.part) {
+        Ok(Some(Part::Chunk(chunk))) => {
+            bytes.add(Way::Out, chunk.len() as u64);
+            Ok(chunk)
+        }
         Ok(_) => Err(std::io::Error::other("the sandbox sent no bytes")),
         Err(status) => Err(std::io::Error::other(status.message().to_owned())),
     });

@@ -1,12 +1,12 @@
-//! The admin port: whether the process lives, and whether it takes work.
-use std::net::SocketAddr;
+//! The admin port: whether the process lives, whether it takes work, and its metrics.
+use std::{net::SocketAddr, sync::Arc};
 
 use axum::{Router, http::StatusCode, routing::get};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::ServeError;
-use crate::config;
+use crate::{config, metrics::Metrics, sessions::SessionRouter};
 
 pub(super) struct Admin {
     pub address: SocketAddr,
@@ -14,14 +14,27 @@ pub(super) struct Admin {
 }
 
 /// `draining` is cancelled when the server takes no work any more.
-pub(super) async fn start(address: SocketAddr, draining: CancellationToken) -> Result<Admin, ServeError> {
+pub(super) async fn start(
+    address: SocketAddr,
+    draining: CancellationToken,
+    router: SessionRouter,
+    metrics: Arc<Metrics>,
+) -> Result<Admin, ServeError> {
     let listener = config::bind(address, "--admin-listen").await?;
     let address = listener.local_addr().unwrap_or(address);
     let ready = move || {
         let draining = draining.is_cancelled();
         async move { if draining { (StatusCode::SERVICE_UNAVAILABLE, "draining") } else { (StatusCode::OK, "ok") } }
     };
-    let app = Router::new().route("/healthz", get(|| async { "ok" })).route("/readyz", get(ready));
+    let metrics = move || {
+        router.count();
+        let text = metrics.book.text().map_err(|_| StatusCode::INTERNAL_SERVER_ERROR);
+        async move { text }
+    };
+    let app = Router::new()
+        .route("/healthz", get(|| async { "ok" }))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics));
     let task = tokio::spawn(async move {
         if let Err(error) = axum::serve(listener, app).await {
             tracing::error!(error = &error as &dyn std::error::Error, "the admin port failed");

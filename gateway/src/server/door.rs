@@ -16,6 +16,7 @@ use crate::{
     auth::Keys,
     http::error,
     limits::{Gate, TenantLimits},
+    metrics::Metrics,
     services::Caller,
 };
 
@@ -29,11 +30,13 @@ pub(super) struct Door {
     pub keys: Arc<Keys>,
     pub gate: Arc<Gate>,
     pub limits: TenantLimits,
+    pub metrics: Arc<Metrics>,
 }
 
 pub(super) async fn pass(State(door): State<Door>, mut request: Request, next: Next) -> Response {
     let request_id = request_id(&request);
     let grpc = is_grpc(&request);
+    let counted = door.metrics.requests.begin(request.uri().path(), request.method(), grpc);
     let path = request.uri().path().to_owned();
     let response = if OPEN.iter().any(|open| path.starts_with(open)) {
         next.run(request).await
@@ -56,7 +59,7 @@ pub(super) async fn pass(State(door): State<Door>, mut request: Request, next: N
     if let Ok(value) = HeaderValue::from_str(&request_id) {
         response.headers_mut().insert(REQUEST_ID, value);
     }
-    response
+    counted.answer(response)
 }
 
 /// For paths that lead nowhere.

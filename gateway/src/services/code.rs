@@ -1,5 +1,5 @@
 //! CodeService: every call goes to the session's sandbox; the streams of executions outlive a broken connection to it.
-use futures::StreamExt as _;
+use futures::{StreamExt as _, TryStreamExt as _};
 use kernelbox_proto::{
     ContextName, Error, ExecutionId, ExecutionName, SessionId,
     v1::{
@@ -8,7 +8,7 @@ use kernelbox_proto::{
         InterruptResponse, ListContextsRequest, ListContextsResponse, ListExecutionsRequest, ListExecutionsResponse,
         ListKernelsRequest, ListKernelsResponse, ListPackagesRequest, ListPackagesResponse, ListVariablesRequest,
         ListVariablesResponse, RestartKernelRequest, ResumeExecutionRequest, SendInputRequest, SendInputResponse,
-        code_service_server::CodeService,
+        code_service_server::CodeService, install_packages_event,
     },
 };
 use tonic::{Request, Response, Status};
@@ -147,7 +147,14 @@ impl CodeService for Code {
         request: Request<InstallPackagesRequest>,
     ) -> Result<Response<Self::InstallPackagesStream>, Status> {
         let send = |mut client: SandboxClient, m| async move { client.install_packages(m).await };
-        self.0.streaming(request, Work::Execution, |m| SessionId::from_name(&m.session), send).await
+        let events = self.0.streaming(request, Work::Execution, |m| SessionId::from_name(&m.session), send).await?;
+        let executions = self.0.router.metrics().executions.clone();
+        let counted = events.into_inner().inspect_ok(move |event| {
+            if let Some(install_packages_event::Kind::Package(package)) = &event.kind {
+                executions.installed(package);
+            }
+        });
+        Ok(Response::new(counted.boxed()))
     }
 
     async fn list_packages(

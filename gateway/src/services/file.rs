@@ -1,17 +1,18 @@
 //! FileService: files go to and from the session's sandbox; FetchUrl is the one call with work of its own (`fetch.rs`).
-use futures::StreamExt as _;
+use futures::{StreamExt as _, TryStreamExt as _};
 use kernelbox_proto::{
     Error, SessionId,
     v1::{
         DeleteFileRequest, DeleteFileResponse, DownloadRequest, DownloadResponse, ErrorCode, FetchUrlRequest,
         File as FileMessage, ListFilesRequest, ListFilesResponse, MakeDirectoryRequest, MoveFileRequest,
-        StatFileRequest, UploadHeader, UploadRequest, file_service_server::FileService, upload_request::Part,
+        StatFileRequest, UploadHeader, UploadRequest, download_response, file_service_server::FileService,
+        upload_request::Part,
     },
 };
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{Caller, Events, Services, limited};
-use crate::{limits::Work, sandbox::SandboxClient};
+use crate::{limits::Work, metrics::Way, sandbox::SandboxClient};
 
 #[derive(Clone)]
 pub(crate) struct File(pub Services);
@@ -72,7 +73,14 @@ impl FileService for File {
 
     async fn download(&self, request: Request<DownloadRequest>) -> Result<Response<Self::DownloadStream>, Status> {
         let send = |mut client: SandboxClient, m| async move { client.download(m).await };
-        self.0.streaming(request, Work::Follow, |m| SessionId::from_name(&m.session), send).await
+        let parts = self.0.streaming(request, Work::Follow, |m| SessionId::from_name(&m.session), send).await?;
+        let bytes = self.0.router.metrics().file_bytes.clone();
+        let counted = parts.into_inner().inspect_ok(move |part| {
+            if let Some(download_response::Part::Chunk(chunk)) = &part.part {
+                bytes.add(Way::Out, chunk.len() as u64);
+            }
+        });
+        Ok(Response::new(counted.boxed()))
     }
 
     async fn fetch_url(&self, request: Request<FetchUrlRequest>) -> Result<Response<FileMessage>, Status> {

@@ -58,7 +58,11 @@ impl Sessions {
             limit: caller.limits.sessions,
         };
         let record = match self.services.router.store().create(new).await? {
-            Created::New(record) | Created::Before(record) => record,
+            Created::New(record) => {
+                self.services.router.metrics().sessions_created.inc();
+                record
+            }
+            Created::Before(record) => record,
             Created::RequestReused => {
                 return Err(Error::new(ErrorCode::RequestIdReused, "request_id was used before for another session"));
             }

@@ -19,7 +19,7 @@ use super::{Caller, Events, Services, page_size};
 use crate::{
     limits::{TurnLimits, Work},
     local_model::Finder,
-    model::{ChatModel, Models},
+    model::{ChatModel, Counted, Models},
     turns::{Start, ToolAnswer, Turns, not_waiting},
 };
 
@@ -91,7 +91,8 @@ impl TurnService {
             let added = self.models.add_local(&server.base_url, Some(&server.model));
             added.map_err(|error| Error::new(ErrorCode::ModelUnavailable, error.to_string()))?;
         }
-        self.models.get(name)
+        let metrics = self.services.router.shared_metrics();
+        Ok(Arc::new(Counted::new(self.models.get(name)?, metrics)))
     }
 
     /// The turn's name, if the caller has its session.

@@ -4,7 +4,7 @@ mod wire;
 use std::{pin::Pin, sync::Arc};
 
 use bytes::Bytes;
-use futures::{Stream, StreamExt as _};
+use futures::{Stream, StreamExt as _, TryStreamExt as _};
 use kernelbox_proto::{
     Error,
     v1::{ErrorCode, File, UploadHeader, UploadRequest, upload_request::Part},
@@ -15,6 +15,7 @@ use tonic::Status;
 
 use super::Services;
 use crate::{
+    metrics::Way,
     sandbox::Scope,
     sessions::{Live, Slot},
 };
@@ -57,6 +58,8 @@ impl Source {
 impl Services {
     /// Writes a file. Fails without having changed anything if the chunks do.
     pub(crate) async fn upload(&self, slot: &Arc<Slot>, header: UploadHeader, parts: Parts) -> Result<File, Error> {
+        let bytes = self.router.metrics().file_bytes.clone();
+        let parts = parts.inspect_ok(move |part| bytes.add(Way::In, part.len() as u64)).boxed();
         let source = Source { parts: Box::pin(cut(parts)), kept: Vec::new(), kept_bytes: 0, overflown: false };
         let source = Arc::new(Mutex::new(source));
         let (failed, mut failure) = mpsc::channel(1);

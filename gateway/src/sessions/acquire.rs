@@ -4,9 +4,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use kernelbox_metrics::Observe as _;
 use kernelbox_proto::{
     Error,
-    sandbox::v1::BindRequest,
+    sandbox::v1::{BindRequest, GetStatusRequest, GetStatusResponse},
     v1::{ErrorCode, SandboxStage, Stage},
 };
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
@@ -28,12 +29,15 @@ const BIND: Duration = Duration::from_secs(60);
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Between two asks.
 const PAUSE: Duration = Duration::from_millis(500);
+/// How long a supervisor may take to say how it is.
+const STATUS: Duration = Duration::from_secs(2);
 /// How long the sandbox of before may take to be gone.
 const BEFORE: Duration = Duration::from_secs(60);
 
 impl SessionRouter {
     /// Makes the session a sandbox and leaves its state Ready, or Empty if it fails.
     pub(super) async fn acquire(&self, slot: &Arc<Slot>) -> Result<Arc<Live>, Error> {
+        let begun = Instant::now();
         let acquired = tokio::select! {
             acquired = self.try_acquire(slot) => acquired,
             () = self.stopping().cancelled() => {
@@ -45,11 +49,13 @@ impl SessionRouter {
                 *slot.before.lock().unwrap_or_else(PoisonError::into_inner) = Some(live.gone.clone());
                 *slot.state() = State::Ready(Arc::clone(&live));
                 slot.touch();
+                self.metrics().sandboxes.waits.took(begun.elapsed());
                 self.tasks().spawn(self.clone().keep(Arc::clone(slot), Arc::clone(&live), place));
                 Ok(live)
             }
             Err(error) => {
                 *slot.state() = State::Empty;
+                self.metrics().sandboxes.refused(error.code);
                 tracing::warn!(session = %slot.id, reason = error.reason(), "no sandbox: {error}");
                 Err(error)
             }
@@ -92,6 +98,12 @@ impl SessionRouter {
         };
         tracing::info!(session = %slot.id, generation = record.generation, sandbox = sandbox.uid(), "sandbox ready");
         slot.tell_stage(ready(news.as_deref().unwrap_or_default()));
+        let (metrics, asked) = (self.shared_metrics(), Arc::clone(&sandbox));
+        // Nobody waits for it.
+        self.tasks().spawn(async move {
+            let status = status(asked.as_ref()).await;
+            status.iter().for_each(|status| metrics.sandboxes.started(status));
+        });
         Ok((Arc::new(Live::new(sandbox, &record, news)), place))
     }
 
@@ -198,6 +210,13 @@ pub(super) async fn bind(sandbox: &dyn Sandbox, record: &Record) -> Result<(), E
         }
         Err(_) => Err(Error::new(ErrorCode::DeadlineExceeded, "the sandbox does not answer")),
     }
+}
+
+/// What a supervisor says of its sandbox, for metrics: one that does not say it at once is not waited for.
+pub(super) async fn status(sandbox: &dyn Sandbox) -> Option<GetStatusResponse> {
+    let mut client = sandbox.client(Scope::Lifecycle);
+    let answer = tokio::time::timeout(STATUS, client.get_status(GetStatusRequest {})).await;
+    answer.ok()?.ok().map(tonic::Response::into_inner)
 }
 
 /// The session has no sandbox yet; the next try may bring one.

@@ -1,7 +1,7 @@
 //! Moves a session's files between its sandbox and the objects, a chunk at a time. When that happens is the saver's matter.
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures::{FutureExt as _, StreamExt as _};
@@ -17,6 +17,7 @@ use tokio::time::timeout;
 use tonic::{Status, Streaming};
 
 use crate::{
+    metrics::{CheckpointOutcome, Operation, Sandboxes},
     objects::{Objects, ObjectsError, Writer},
     sandbox::{Sandbox, Scope},
     store::{Checkpoint, Micros, Put, Store, StoreError},
@@ -57,6 +58,7 @@ impl From<Status> for SaveError {
 pub(super) struct Checkpoints {
     pub(super) objects: Objects,
     pub(super) store: Store,
+    pub(super) metrics: Sandboxes,
 }
 
 /// Whose checkpoint it is.
@@ -80,7 +82,19 @@ impl Checkpoints {
         owner: Owner<'_>,
         unless_mark: &str,
     ) -> Result<String, SaveError> {
-        timeout(WHOLE, self.try_save(sandbox, owner, unless_mark)).await?
+        let begun = Instant::now();
+        let saved = match timeout(WHOLE, self.try_save(sandbox, owner, unless_mark)).await {
+            Ok(saved) => saved,
+            Err(slow) => Err(slow.into()),
+        };
+        let (outcome, bytes) = match &saved {
+            Ok(done) if done.unchanged => (CheckpointOutcome::Unchanged, None),
+            Ok(done) => (CheckpointOutcome::Ok, Some(done.bytes)),
+            Err(SaveError::Fenced) => (CheckpointOutcome::Fenced, None),
+            Err(_) => (CheckpointOutcome::Failed, None),
+        };
+        self.metrics.moved(Operation::Save, outcome, bytes, begun.elapsed());
+        saved.map(|done| done.mark)
     }
 
     pub(super) async fn save_if_unsaved(&self, sandbox: &dyn Sandbox, owner: Owner<'_>) -> Result<(), SaveError> {
@@ -90,8 +104,13 @@ impl Checkpoints {
         Ok(())
     }
 
-    async fn try_save(&self, sandbox: &dyn Sandbox, owner: Owner<'_>, unless_mark: &str) -> Result<String, SaveError> {
-        let began = std::time::Instant::now();
+    async fn try_save(
+        &self,
+        sandbox: &dyn Sandbox,
+        owner: Owner<'_>,
+        unless_mark: &str,
+    ) -> Result<CheckpointDone, SaveError> {
+        let began = Instant::now();
         let mut client = sandbox.client(Scope::Lifecycle);
         let request = CheckpointRequest { unless_mark: unless_mark.to_owned() };
         let mut parts = timeout(STEP, client.checkpoint(request)).await??.into_inner();
@@ -112,7 +131,7 @@ impl Checkpoints {
                 number: done.number,
                 mark: done.mark.clone(),
                 bytes: done.bytes,
-                skipped: done.skipped,
+                skipped: done.skipped.clone(),
                 create_time: Micros::now(),
             };
             match self.store.put_checkpoint(owner.session, &checkpoint).await? {
@@ -128,7 +147,7 @@ impl Checkpoints {
             }
         }
         timeout(STEP, client.confirm_checkpoint(ConfirmCheckpointRequest { number: done.number })).await??;
-        Ok(done.mark)
+        Ok(done)
     }
 
     /// Removes all that is kept of a session.
@@ -147,6 +166,20 @@ impl Checkpoints {
 
     /// Puts a checkpoint into a new sandbox; answers what of it did not come back.
     pub(super) async fn restore(
+        &self,
+        sandbox: &dyn Sandbox,
+        owner: Owner<'_>,
+        checkpoint: &Checkpoint,
+    ) -> Result<Vec<String>, Error> {
+        let begun = Instant::now();
+        let restored = self.try_restore(sandbox, owner, checkpoint).await;
+        let outcome = if restored.is_ok() { CheckpointOutcome::Ok } else { CheckpointOutcome::Failed };
+        let bytes = restored.is_ok().then_some(checkpoint.bytes);
+        self.metrics.moved(Operation::Restore, outcome, bytes, begun.elapsed());
+        restored
+    }
+
+    async fn try_restore(
         &self,
         sandbox: &dyn Sandbox,
         owner: Owner<'_>,

@@ -7,7 +7,7 @@ use std::{
 use kernelbox_proto::sandbox::v1::{RetireRequest, RetireResponse};
 use tokio::{sync::OwnedSemaphorePermit, time::timeout};
 
-use super::{Live, SessionRouter, Slot, saver::Saver};
+use super::{Live, SessionRouter, Slot, acquire::status, saver::Saver};
 use crate::sandbox::{Ended, Scope};
 
 /// How long a sandbox may take to say whether it is idle.
@@ -78,6 +78,7 @@ impl SessionRouter {
         drop(place);
         live.gone.cancel();
         tracing::info!(session = %slot.id, sandbox = live.sandbox.uid(), reason = ended.reason, stays, "sandbox left");
+        self.metrics().sandboxes.left(&ended.reason);
         slot.tell_ended(ended);
         if let Err(error) = self.0.store.active(&slot.id, slot.last_activity()).await {
             tracing::warn!(error = &error as &dyn std::error::Error, session = %slot.id, "cannot note the last activity");
@@ -92,6 +93,8 @@ impl SessionRouter {
             // What came just before gets its answer, and what came just after hears that it has not run.
             live.calls.close();
             let _ = timeout(LAST_ANSWERS, live.calls.wait()).await;
+            let status = status(live.sandbox.as_ref()).await;
+            status.iter().for_each(|status| self.metrics().sandboxes.reclaimed(status));
         }
         if let Some(saver) = saver
             && !matches!(left, Left::Gone(_))

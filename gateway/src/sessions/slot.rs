@@ -19,6 +19,7 @@ use tokio_util::{
 };
 
 use crate::{
+    metrics::{Counted, Has},
     sandbox::{Ended, Sandbox},
     store::{Micros, Record},
 };
@@ -44,6 +45,8 @@ pub(crate) struct Live {
     template: String,
     /// The first execution is told what became of an earlier sandbox's files and variables.
     news: Mutex<Option<String>>,
+    /// The events of its executions that were counted.
+    pub(crate) counted: Counted,
     /// Calls that it has not answered yet.
     pub(super) calls: TaskTracker,
     /// Ends it, and says why.
@@ -60,6 +63,7 @@ impl Live {
             generation: record.generation,
             template: record.secret_settings().template.clone(),
             news: Mutex::new(news),
+            counted: Counted::default(),
             calls: TaskTracker::new(),
             end: CancellationToken::new(),
             why: Mutex::new(None),
@@ -175,6 +179,14 @@ impl Slot {
         match &*self.state() {
             State::Ready(live) => Some(Arc::clone(live)),
             _ => None,
+        }
+    }
+
+    pub(super) fn has(&self) -> Has {
+        match self.sandbox_state() {
+            SandboxState::Starting => Has::Starting,
+            SandboxState::Ready => Has::Ready,
+            _ => Has::None,
         }
     }
 

@@ -30,74 +30,83 @@ pub(crate) enum Put {
 impl Store {
     /// The session's newest checkpoint.
     pub(crate) async fn checkpoint(&self, id: &SessionId) -> Result<Option<Checkpoint>, StoreError> {
-        let row = sqlx::query(
-            "SELECT object, generation, number, mark, bytes, skipped, create_time FROM checkpoints WHERE session = ?",
-        )
-        .bind(id.as_str())
-        .fetch_optional(&self.pool)
-        .await?;
-        Ok(row.map(|row| Checkpoint {
-            object: row.get("object"),
-            generation: row.get("generation"),
-            number: row.get("number"),
-            mark: row.get("mark"),
-            bytes: row.get("bytes"),
-            skipped: serde_json::from_str(row.get("skipped")).unwrap_or_default(),
-            create_time: Micros(row.get("create_time")),
-        }))
+        self.reading(async {
+            let row = sqlx::query(
+                "SELECT object, generation, number, mark, bytes, skipped, create_time FROM checkpoints WHERE session = ?",
+            )
+            .bind(id.as_str())
+            .fetch_optional(&self.pool)
+            .await?;
+            Ok(row.map(|row| Checkpoint {
+                object: row.get("object"),
+                generation: row.get("generation"),
+                number: row.get("number"),
+                mark: row.get("mark"),
+                bytes: row.get("bytes"),
+                skipped: serde_json::from_str(row.get("skipped")).unwrap_or_default(),
+                create_time: Micros(row.get("create_time")),
+            }))
+        })
+        .await
     }
 
     /// Makes it the session's newest, unless it is out of date.
     pub(crate) async fn put_checkpoint(&self, id: &SessionId, new: &Checkpoint) -> Result<Put, StoreError> {
-        // Immediate: what is read here must still hold when the row is written.
-        let mut tx = self.pool.begin_with("BEGIN IMMEDIATE").await?;
-        let current: Option<i64> =
-            sqlx::query_scalar("SELECT generation FROM sessions WHERE id = ? AND generation = ? AND deleting = 0")
+        self.writing(async {
+            // Immediate: what is read here must still hold when the row is written.
+            let mut tx = self.pool.begin_with("BEGIN IMMEDIATE").await?;
+            let current: Option<i64> =
+                sqlx::query_scalar("SELECT generation FROM sessions WHERE id = ? AND generation = ? AND deleting = 0")
+                    .bind(id.as_str())
+                    .bind(new.generation)
+                    .fetch_optional(&mut *tx)
+                    .await?;
+            let older = sqlx::query("SELECT object, generation, number FROM checkpoints WHERE session = ?")
                 .bind(id.as_str())
-                .bind(new.generation)
                 .fetch_optional(&mut *tx)
                 .await?;
-        let older = sqlx::query("SELECT object, generation, number FROM checkpoints WHERE session = ?")
+            let place = |row: &sqlx::sqlite::SqliteRow| (row.get::<i64, _>("generation"), row.get::<i64, _>("number"));
+            if current.is_none() || older.as_ref().is_some_and(|older| place(older) > (new.generation, new.number)) {
+                return Ok(Put::Fenced);
+            }
+            sqlx::query(
+                "INSERT INTO checkpoints (session, object, generation, number, mark, bytes, skipped, create_time) \
+                 VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (session) DO UPDATE SET object = excluded.object, \
+                 generation = excluded.generation, number = excluded.number, mark = excluded.mark, bytes = excluded.bytes, \
+                 skipped = excluded.skipped, create_time = excluded.create_time",
+            )
             .bind(id.as_str())
-            .fetch_optional(&mut *tx)
-            .await?;
-        let place = |row: &sqlx::sqlite::SqliteRow| (row.get::<i64, _>("generation"), row.get::<i64, _>("number"));
-        if current.is_none() || older.as_ref().is_some_and(|older| place(older) > (new.generation, new.number)) {
-            return Ok(Put::Fenced);
-        }
-        sqlx::query(
-            "INSERT INTO checkpoints (session, object, generation, number, mark, bytes, skipped, create_time) \
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (session) DO UPDATE SET object = excluded.object, \
-             generation = excluded.generation, number = excluded.number, mark = excluded.mark, bytes = excluded.bytes, \
-             skipped = excluded.skipped, create_time = excluded.create_time",
-        )
-        .bind(id.as_str())
-        .bind(&new.object)
-        .bind(new.generation)
-        .bind(new.number)
-        .bind(&new.mark)
-        .bind(new.bytes)
-        .bind(serde_json::json!(new.skipped).to_string())
-        .bind(new.create_time.0)
-        .execute(&mut *tx)
-        .await?;
-        sqlx::query("UPDATE sessions SET unsaved_generation = 0 WHERE id = ?")
-            .bind(id.as_str())
+            .bind(&new.object)
+            .bind(new.generation)
+            .bind(new.number)
+            .bind(&new.mark)
+            .bind(new.bytes)
+            .bind(serde_json::json!(new.skipped).to_string())
+            .bind(new.create_time.0)
             .execute(&mut *tx)
             .await?;
-        tx.commit().await?;
-        Ok(Put::Done { older: older.map(|older| older.get("object")) })
+            sqlx::query("UPDATE sessions SET unsaved_generation = 0 WHERE id = ?")
+                .bind(id.as_str())
+                .execute(&mut *tx)
+                .await?;
+            tx.commit().await?;
+            Ok(Put::Done { older: older.map(|older| older.get("object")) })
+        })
+        .await
     }
 
     /// Notes whether the generation's sandbox has changes that are not saved, so that their loss can be told.
     pub(crate) async fn unsaved(&self, id: &SessionId, generation: i64, unsaved: bool) -> Result<(), StoreError> {
-        sqlx::query("UPDATE sessions SET unsaved_generation = ? WHERE id = ? AND generation = ?")
-            .bind(if unsaved { generation } else { 0 })
-            .bind(id.as_str())
-            .bind(generation)
-            .execute(&self.pool)
-            .await?;
-        Ok(())
+        self.writing(async {
+            sqlx::query("UPDATE sessions SET unsaved_generation = ? WHERE id = ? AND generation = ?")
+                .bind(if unsaved { generation } else { 0 })
+                .bind(id.as_str())
+                .bind(generation)
+                .execute(&self.pool)
+                .await?;
+            Ok(())
+        })
+        .await
     }
 }
 
@@ -123,7 +132,7 @@ mod tests {
     #[tokio::test]
     async fn only_the_newest_generation_and_its_newest_checkpoint_are_kept() {
         let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(&dir.path().join("t.db")).await.unwrap();
+        let store = Store::open(&dir.path().join("t.db"), crate::metrics::Metrics::new().unwrap().store).await.unwrap();
         let id: SessionId = "a".parse().unwrap();
         let settings = v1::Session::default();
         store

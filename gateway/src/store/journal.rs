@@ -9,7 +9,7 @@ use sqlx::{Connection as _, Sqlite, SqliteConnection, pool::PoolConnection};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{Micros, Store, StoreError};
-use crate::model::Message;
+use crate::{metrics::Query, model::Message};
 
 /// Entries on their way; a turn has at most one.
 const WAITING: usize = 1024;
@@ -103,7 +103,7 @@ async fn write_group(
         tx.commit().await?;
         Ok::<_, StoreError>((fenced, connection))
     };
-    match written.await {
+    match store.timed(Query::Journal, written).await {
         Ok((fenced, connection)) => {
             for ((_, reply), fenced) in group.into_iter().zip(fenced) {
                 // Who asked may have been given up.

@@ -44,57 +44,60 @@ const COLUMNS: &str = "SELECT id, tenant, settings, secrets, generation, bound_g
 
 impl Store {
     pub(crate) async fn create(&self, new: NewSession) -> Result<Created, StoreError> {
-        // Immediate: what is read here must still hold when the row is written.
-        let mut tx = self.pool.begin_with("BEGIN IMMEDIATE").await?;
-        if let Some(request) = &new.request {
-            let row = sqlx::query("SELECT id, request_digest FROM sessions WHERE tenant = ? AND request_id = ?")
-                .bind(&new.tenant)
-                .bind(&request.id)
-                .fetch_optional(&mut *tx)
-                .await?;
-            if let Some(row) = row {
-                if row.get::<Option<String>, _>("request_digest").as_deref() != Some(&request.digest) {
-                    return Ok(Created::RequestReused);
+        self.writing(async {
+            // Immediate: what is read here must still hold when the row is written.
+            let mut tx = self.pool.begin_with("BEGIN IMMEDIATE").await?;
+            if let Some(request) = &new.request {
+                let row = sqlx::query("SELECT id, request_digest FROM sessions WHERE tenant = ? AND request_id = ?")
+                    .bind(&new.tenant)
+                    .bind(&request.id)
+                    .fetch_optional(&mut *tx)
+                    .await?;
+                if let Some(row) = row {
+                    if row.get::<Option<String>, _>("request_digest").as_deref() != Some(&request.digest) {
+                        return Ok(Created::RequestReused);
+                    }
+                    let id: String = row.get("id");
+                    tx.rollback().await?;
+                    return Ok(self.read(&id).await?.map_or(Created::RequestReused, Created::Before));
                 }
-                let id: String = row.get("id");
-                tx.rollback().await?;
-                return Ok(self.read(&id).await?.map_or(Created::RequestReused, Created::Before));
             }
-        }
-        let count: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM sessions WHERE tenant = ?")
+            let count: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM sessions WHERE tenant = ?")
+                .bind(&new.tenant)
+                .fetch_one(&mut *tx)
+                .await?;
+            if count >= i64::from(new.limit) {
+                return Ok(Created::OverLimit);
+            }
+            let now = Micros::now();
+            let inserted = sqlx::query(
+                "INSERT INTO sessions (id, tenant, request_id, request_digest, settings, secrets, create_time, update_time, \
+                 last_activity_time) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
+            )
+            .bind(new.id.as_str())
             .bind(&new.tenant)
-            .fetch_one(&mut *tx)
+            .bind(new.request.as_ref().map(|it| &it.id))
+            .bind(new.request.as_ref().map(|it| &it.digest))
+            .bind(without_secrets(new.settings.clone()).encode_to_vec())
+            .bind(secrets(&new.settings).encode_to_vec())
+            .bind(now.0)
+            .bind(now.0)
+            .bind(now.0)
+            .execute(&mut *tx)
             .await?;
-        if count >= i64::from(new.limit) {
-            return Ok(Created::OverLimit);
-        }
-        let now = Micros::now();
-        let inserted = sqlx::query(
-            "INSERT INTO sessions (id, tenant, request_id, request_digest, settings, secrets, create_time, update_time, \
-             last_activity_time) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
-        )
-        .bind(new.id.as_str())
-        .bind(&new.tenant)
-        .bind(new.request.as_ref().map(|it| &it.id))
-        .bind(new.request.as_ref().map(|it| &it.digest))
-        .bind(without_secrets(new.settings.clone()).encode_to_vec())
-        .bind(secrets(&new.settings).encode_to_vec())
-        .bind(now.0)
-        .bind(now.0)
-        .bind(now.0)
-        .execute(&mut *tx)
-        .await?;
-        if inserted.rows_affected() == 0 {
-            return Ok(Created::Taken);
-        }
-        put_labels(&mut tx, &new.id, &new.settings.labels).await?;
-        tx.commit().await?;
-        let Some(record) = self.read(new.id.as_str()).await? else { return Ok(Created::Taken) };
-        Ok(Created::New(record))
+            if inserted.rows_affected() == 0 {
+                return Ok(Created::Taken);
+            }
+            put_labels(&mut tx, &new.id, &new.settings.labels).await?;
+            tx.commit().await?;
+            let Some(record) = self.read(new.id.as_str()).await? else { return Ok(Created::Taken) };
+            Ok(Created::New(record))
+        })
+        .await
     }
 
     pub(crate) async fn get(&self, id: &SessionId) -> Result<Option<Record>, StoreError> {
-        self.read(id.as_str()).await
+        self.reading(async { self.read(id.as_str()).await }).await
     }
 
     async fn read(&self, id: &str) -> Result<Option<Record>, StoreError> {
@@ -111,25 +114,28 @@ impl Store {
         size: u32,
         after: Option<PageToken>,
     ) -> Result<(Vec<Record>, Option<PageToken>), StoreError> {
-        let mut query = QueryBuilder::<Sqlite>::new(COLUMNS);
-        query.push("deleting = 0 AND tenant = ").push_bind(tenant);
-        if let Some(after) = &after {
-            query.push(" AND (create_time < ").push_bind(after.create_time.0);
-            query.push(" OR (create_time = ").push_bind(after.create_time.0);
-            query.push(" AND id < ").push_bind(after.id.as_str()).push("))");
-        }
-        for (name, value) in labels {
-            query.push(" AND EXISTS (SELECT 1 FROM session_labels l WHERE l.session = s.id AND l.name = ");
-            query.push_bind(name).push(" AND l.value = ").push_bind(value).push(")");
-        }
-        query.push(" ORDER BY create_time DESC, id DESC LIMIT ").push_bind(i64::from(size) + 1);
-        let rows = query.build().fetch_all(&self.pool).await?;
-        let mut records = rows.into_iter().map(record).collect::<Result<Vec<_>, _>>()?;
-        let more = records.len() > size as usize;
-        records.truncate(size as usize);
-        let next = records.last().filter(|_| more);
-        let next = next.map(|last| PageToken { create_time: last.create_time, id: last.id.clone() });
-        Ok((records, next))
+        self.reading(async {
+            let mut query = QueryBuilder::<Sqlite>::new(COLUMNS);
+            query.push("deleting = 0 AND tenant = ").push_bind(tenant);
+            if let Some(after) = &after {
+                query.push(" AND (create_time < ").push_bind(after.create_time.0);
+                query.push(" OR (create_time = ").push_bind(after.create_time.0);
+                query.push(" AND id < ").push_bind(after.id.as_str()).push("))");
+            }
+            for (name, value) in labels {
+                query.push(" AND EXISTS (SELECT 1 FROM session_labels l WHERE l.session = s.id AND l.name = ");
+                query.push_bind(name).push(" AND l.value = ").push_bind(value).push(")");
+            }
+            query.push(" ORDER BY create_time DESC, id DESC LIMIT ").push_bind(i64::from(size) + 1);
+            let rows = query.build().fetch_all(&self.pool).await?;
+            let mut records = rows.into_iter().map(record).collect::<Result<Vec<_>, _>>()?;
+            let more = records.len() > size as usize;
+            records.truncate(size as usize);
+            let next = records.last().filter(|_| more);
+            let next = next.map(|last| PageToken { create_time: last.create_time, id: last.id.clone() });
+            Ok((records, next))
+        })
+        .await
     }
 
     /// Replaces the settings if nobody did since `revision`.
@@ -139,77 +145,99 @@ impl Store {
         revision: i64,
         settings: &v1::Session,
     ) -> Result<Option<Record>, StoreError> {
-        let mut tx = self.pool.begin_with("BEGIN IMMEDIATE").await?;
-        let updated = sqlx::query(
-            "UPDATE sessions SET settings = ?, secrets = ?, update_time = ?, revision = revision + 1 \
-             WHERE id = ? AND revision = ? AND deleting = 0",
-        )
-        .bind(without_secrets(settings.clone()).encode_to_vec())
-        .bind(secrets(settings).encode_to_vec())
-        .bind(Micros::now().0)
-        .bind(id.as_str())
-        .bind(revision)
-        .execute(&mut *tx)
-        .await?;
-        if updated.rows_affected() == 0 {
-            return Ok(None);
-        }
-        sqlx::query("DELETE FROM session_labels WHERE session = ?").bind(id.as_str()).execute(&mut *tx).await?;
-        put_labels(&mut tx, id, &settings.labels).await?;
-        tx.commit().await?;
-        self.read(id.as_str()).await
+        self.writing(async {
+            let mut tx = self.pool.begin_with("BEGIN IMMEDIATE").await?;
+            let updated = sqlx::query(
+                "UPDATE sessions SET settings = ?, secrets = ?, update_time = ?, revision = revision + 1 \
+                 WHERE id = ? AND revision = ? AND deleting = 0",
+            )
+            .bind(without_secrets(settings.clone()).encode_to_vec())
+            .bind(secrets(settings).encode_to_vec())
+            .bind(Micros::now().0)
+            .bind(id.as_str())
+            .bind(revision)
+            .execute(&mut *tx)
+            .await?;
+            if updated.rows_affected() == 0 {
+                return Ok(None);
+            }
+            sqlx::query("DELETE FROM session_labels WHERE session = ?").bind(id.as_str()).execute(&mut *tx).await?;
+            put_labels(&mut tx, id, &settings.labels).await?;
+            tx.commit().await?;
+            self.read(id.as_str()).await
+        })
+        .await
     }
 
     /// Raises the generation from `current` by one; None if another did, or if the session is ending.
     pub(crate) async fn raise_generation(&self, id: &SessionId, current: i64) -> Result<Option<i64>, StoreError> {
-        let raised = sqlx::query("UPDATE sessions SET generation = ? WHERE id = ? AND generation = ? AND deleting = 0")
-            .bind(current + 1)
-            .bind(id.as_str())
-            .bind(current)
-            .execute(&self.pool)
-            .await?;
-        Ok((raised.rows_affected() == 1).then_some(current + 1))
+        self.writing(async {
+            let raised =
+                sqlx::query("UPDATE sessions SET generation = ? WHERE id = ? AND generation = ? AND deleting = 0")
+                    .bind(current + 1)
+                    .bind(id.as_str())
+                    .bind(current)
+                    .execute(&self.pool)
+                    .await?;
+            Ok((raised.rows_affected() == 1).then_some(current + 1))
+        })
+        .await
     }
 
     /// A generation's sandbox is the session's. What an earlier one lost was told then.
     pub(crate) async fn bound(&self, id: &SessionId, generation: i64) -> Result<(), StoreError> {
-        sqlx::query(
-            "UPDATE sessions SET bound_generation = ?, unsaved_generation = 0 WHERE id = ? AND bound_generation < ?",
-        )
-        .bind(generation)
-        .bind(id.as_str())
-        .bind(generation)
-        .execute(&self.pool)
-        .await?;
-        Ok(())
+        self.writing(async {
+            sqlx::query(
+                "UPDATE sessions SET bound_generation = ?, unsaved_generation = 0 WHERE id = ? AND bound_generation < ?",
+            )
+            .bind(generation)
+            .bind(id.as_str())
+            .bind(generation)
+            .execute(&self.pool)
+            .await?;
+            Ok(())
+        })
+        .await
     }
 
     pub(crate) async fn active(&self, id: &SessionId, at: Micros) -> Result<(), StoreError> {
-        sqlx::query("UPDATE sessions SET last_activity_time = ? WHERE id = ? AND last_activity_time < ?")
-            .bind(at.0)
-            .bind(id.as_str())
-            .bind(at.0)
-            .execute(&self.pool)
-            .await?;
-        Ok(())
+        self.writing(async {
+            sqlx::query("UPDATE sessions SET last_activity_time = ? WHERE id = ? AND last_activity_time < ?")
+                .bind(at.0)
+                .bind(id.as_str())
+                .bind(at.0)
+                .execute(&self.pool)
+                .await?;
+            Ok(())
+        })
+        .await
     }
 
     /// From now on the session takes no calls, whatever happens before its row is removed.
     pub(crate) async fn begin_delete(&self, id: &SessionId) -> Result<(), StoreError> {
-        sqlx::query("UPDATE sessions SET deleting = 1 WHERE id = ?").bind(id.as_str()).execute(&self.pool).await?;
-        Ok(())
+        self.writing(async {
+            sqlx::query("UPDATE sessions SET deleting = 1 WHERE id = ?").bind(id.as_str()).execute(&self.pool).await?;
+            Ok(())
+        })
+        .await
     }
 
     pub(crate) async fn delete(&self, id: &SessionId) -> Result<(), StoreError> {
-        sqlx::query("DELETE FROM sessions WHERE id = ?").bind(id.as_str()).execute(&self.pool).await?;
-        Ok(())
+        self.writing(async {
+            sqlx::query("DELETE FROM sessions WHERE id = ?").bind(id.as_str()).execute(&self.pool).await?;
+            Ok(())
+        })
+        .await
     }
 
     /// Sessions whose end was begun and not finished.
     pub(crate) async fn half_deleted(&self) -> Result<Vec<SessionId>, StoreError> {
-        let ids: Vec<String> =
-            sqlx::query_scalar("SELECT id FROM sessions WHERE deleting = 1").fetch_all(&self.pool).await?;
-        Ok(ids.iter().filter_map(|id| id.parse().ok()).collect())
+        self.reading(async {
+            let ids: Vec<String> =
+                sqlx::query_scalar("SELECT id FROM sessions WHERE deleting = 1").fetch_all(&self.pool).await?;
+            Ok(ids.iter().filter_map(|id| id.parse().ok()).collect())
+        })
+        .await
     }
 }
 
@@ -269,7 +297,7 @@ mod tests {
 
     async fn store() -> (Store, tempfile::TempDir) {
         let dir = tempfile::tempdir().unwrap();
-        (Store::open(&dir.path().join("t.db")).await.unwrap(), dir)
+        (Store::open(&dir.path().join("t.db"), crate::metrics::Metrics::new().unwrap().store).await.unwrap(), dir)
     }
 
     fn new(id: &str, request: Option<(&str, &str)>) -> NewSession {

@@ -1,5 +1,6 @@
 //! A gateway on a free port, with sandboxes that are played by a service in this process on real Unix sockets.
 #![allow(dead_code, reason = "each test binary uses a part of it")]
+pub mod metrics;
 pub mod supervisor;
 pub mod world;
 
@@ -9,6 +10,7 @@ use kernelbox_gateway::{Bound, ServeConfig, ServeError, Shutdown, serve_with};
 use kernelbox_proto::v1::{
     CreateSessionRequest, ExecuteRequest, ExecutionEvent, Session, code_service_client::CodeServiceClient,
     execution_event::Kind, file_service_client::FileServiceClient, session_service_client::SessionServiceClient,
+    turn_service_client::TurnServiceClient,
 };
 use sha2::{Digest as _, Sha256};
 use tokio::{sync::oneshot, task::JoinHandle};
@@ -68,6 +70,7 @@ impl Gateway {
         write_keys(&keys);
         let mut config = ServeConfig::new(dir.path().join("data"), "python3").on_free_ports();
         config.keys = Some(keys);
+        config.admin_listen = Some(([127, 0, 0, 1], 0).into());
         change(&mut config);
         let (tell, bound) = oneshot::channel();
         let shutdown = Shutdown::default();
@@ -117,6 +120,34 @@ impl Gateway {
             ExecuteRequest { session: format!("sessions/{session}"), code: code.to_owned(), ..Default::default() };
         let stream = self.code().execute(request).await?.into_inner();
         collect(stream).await
+    }
+
+    /// What its admin port tells.
+    pub async fn metrics(&self) -> metrics::Scrape {
+        let url = format!("http://{}/metrics", self.bound.admin.unwrap());
+        let answer = self.http().get(url).send().await.unwrap();
+        assert!(answer.status().is_success(), "{answer:?}");
+        metrics::Scrape::parse(&answer.text().await.unwrap())
+    }
+
+    /// Waits until it tells all of this: a call is counted when its last byte is gone, which its client may see before.
+    pub async fn told(&self, expected: &[(&str, f64)]) -> metrics::Scrape {
+        let begun = std::time::Instant::now();
+        loop {
+            let scrape = self.metrics().await;
+            let wrong = expected.iter().find(|(series, value)| scrape.of(series) != *value);
+            match wrong {
+                None => return scrape,
+                Some((series, value)) if begun.elapsed() > Duration::from_secs(20) => {
+                    panic!("{series} is {} and not {value}", scrape.of(series))
+                }
+                Some(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+            }
+        }
+    }
+
+    pub fn turns(&self) -> TurnServiceClient<Keyed> {
+        TurnServiceClient::new(self.keyed("kbx_one"))
     }
 
     pub async fn stop(self) {

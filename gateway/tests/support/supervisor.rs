@@ -14,7 +14,7 @@ use kernelbox_proto::{
         RetireRequest, RetireResponse, SandboxNotice, WatchSandboxRequest, checkpoint_response, restore_request,
         sandbox_service_server::SandboxService,
     },
-    v1::{self, ErrorCode, ExecutionEvent, SessionEvent, StreamText, execution_event::Kind},
+    v1::{self, ErrorCode, ExecutionEvent, ExecutionStatus, SessionEvent, StreamText, execution_event::Kind},
 };
 use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
@@ -114,6 +114,42 @@ impl Drop for Unfinished {
     }
 }
 
+/// What code does. The first words of `work`, `raise` and `eat` have a kernel that begins, and a story of their own.
+fn played(code: &str, word: &str) -> Vec<Kind> {
+    let finished = |status: ExecutionStatus, code: ErrorCode| {
+        let half = prost_types::Duration { seconds: 0, nanos: 500_000_000 };
+        let stages = [("queue".to_owned(), half), ("kernel".to_owned(), half)].into();
+        let wall_time = Some(half);
+        Kind::Finished(v1::ExecutionFinished {
+            status: status.into(),
+            wall_time,
+            stages,
+            code: code.into(),
+            ..Default::default()
+        })
+    };
+    let started = || Kind::Started(v1::ExecutionStarted::default());
+    match word {
+        "work" => {
+            let package =
+                v1::PackageInstalled { distribution: "humanize".into(), version: "4".into(), ..Default::default() };
+            vec![started(), Kind::PackageInstalled(package), finished(ExecutionStatus::Ok, ErrorCode::Unspecified)]
+        }
+        "raise" => {
+            let error = v1::CodeError { name: "ZeroDivisionError".into(), ..Default::default() };
+            vec![started(), Kind::Error(error), finished(ExecutionStatus::Error, ErrorCode::Unspecified)]
+        }
+        "eat" => {
+            let died = Kind::KernelDied(v1::KernelDied::default());
+            vec![started(), died, finished(ExecutionStatus::Limit, ErrorCode::MemoryLimit)]
+        }
+        _ => {
+            let kinds = (1..=4).map(|n| Kind::Stdout(StreamText { text: format!("{code} {n}") }));
+            kinds.chain([Kind::Finished(v1::ExecutionFinished::default())]).collect()
+        }
+    }
+}
+
 impl Supervisor {
     pub fn new(world: Arc<World>) -> Self {
         let life = Life {
@@ -147,9 +183,7 @@ impl Supervisor {
         let (code, word) = (code.to_owned(), code.split(' ').next().unwrap_or_default().to_owned());
         tokio::spawn(async move {
             let _busy = busy;
-            let kinds = (1..=4).map(|n| Kind::Stdout(StreamText { text: format!("{code} {n}") }));
-            let all = kinds.chain([Kind::Finished(v1::ExecutionFinished::default())]);
-            for (sequence, kind) in (1..).zip(all).skip(usize::try_from(after).unwrap()) {
+            for (sequence, kind) in (1..).zip(played(&code, &word)).skip(usize::try_from(after).unwrap()) {
                 let event = ExecutionEvent { execution: name.clone(), sequence, time: None, kind: Some(kind) };
                 if send.send(Ok(event)).await.is_err() {
                     return;
@@ -294,8 +328,11 @@ impl SandboxService for Supervisor {
         Ok(Response::new(notices.boxed()))
     }
 
-    async fn get_status(&self, _: Request<GetStatusRequest>) -> Answer<GetStatusResponse> {
-        Err(Status::unimplemented("not played"))
+    async fn get_status(&self, request: Request<GetStatusRequest>) -> Answer<GetStatusResponse> {
+        scope(&request, "Lifecycle");
+        let took = prost_types::Duration { seconds: 1, nanos: 0 };
+        let stages = [("zygote".to_owned(), took), ("first_answer".to_owned(), took)].into();
+        Ok(Response::new(GetStatusResponse { stages, memory_bytes: 5000, ..Default::default() }))
     }
 
     async fn keep_alive(&self, request: Request<v1::KeepAliveRequest>) -> Answer<v1::KeepAliveResponse> {

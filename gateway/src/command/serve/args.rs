@@ -69,7 +69,7 @@ pub(crate) struct ServeArgs {
         default_value = "/var/run/secrets/kernelbox.dev/controller/token"
     )]
     pub controller_token: PathBuf,
-    /// Where /healthz and /readyz answer [default: nowhere]
+    /// Where /metrics, /healthz and /readyz answer [default: nowhere]
     #[arg(long, env = "KERNELBOX_ADMIN_LISTEN", value_name = "ADDRESS:PORT")]
     pub admin_listen: Option<SocketAddr>,
     /// Serve TLS with this certificate chain (PEM)

@@ -4,7 +4,7 @@ use crate::store::{Begun, NewSession, NewTurn, Store};
 
 async fn recorder() -> (Recorder, Store, tempfile::TempDir) {
     let dir = tempfile::tempdir().unwrap();
-    let store = Store::open(&dir.path().join("t.db")).await.unwrap();
+    let store = Store::open(&dir.path().join("t.db"), crate::metrics::Metrics::new().unwrap().store).await.unwrap();
     let name: TurnName = "sessions/s/turns/t".parse().unwrap();
     let settings = v1::Session::default();
     let session = NewSession { id: name.session.clone(), tenant: "t".into(), settings, request: None, limit: 1 };
