@@ -120,7 +120,7 @@ impl Parts {
                     }
                     let _ = tokio::time::timeout(TELL, changes.changed()).await;
                 }
-                Known::None if request.existing_only => return Ok(None),
+                Known::None | Known::Unanswered(_) if request.existing_only => return Ok(None),
                 known => {
                     let given = match known {
                         Known::Unanswered(sandbox) => self.take_over(&sandbox, request).await,

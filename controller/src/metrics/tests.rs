@@ -1,3 +1,4 @@
+//! What is counted, from a look at everything and from what happens.
 use std::collections::HashMap;
 
 use k8s_openapi::jiff::Timestamp;
