@@ -25,8 +25,16 @@ async fn a_leader_that_stands_still_is_followed_and_does_no_harm_when_it_goes_on
     for _ in 0..MANY {
         sessions.push(of_template(&mut client, "cold").await);
     }
-    let first = cluster.leader().await;
-    let pod = cluster.controllers().await.into_iter().find(|pod| pod.name_any() == first).unwrap();
+    let mut leads = None;
+    cluster
+        .until("one of the replicas leads", async || {
+            let leader = cluster.leader().await;
+            leads = cluster.controllers().await.into_iter().find(|pod| pod.name_any() == leader);
+            leads.is_some()
+        })
+        .await;
+    let pod = leads.unwrap();
+    let first = pod.name_any();
     let leader = Process::running("kernelbox-controller", &pod.uid().unwrap());
 
     // when: it stops amid its work, and its lease ends
