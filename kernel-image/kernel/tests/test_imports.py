@@ -25,7 +25,7 @@ def unknown(code: str, workspace: Path) -> list[str]:
         ("import cv2", {"cv2": "opencv-python-headless"}),
         ("import sklearn.ensemble as e, os, numpy", {"sklearn": "scikit-learn"}),
         ("from sklearn.model_selection import train_test_split", {"sklearn": "scikit-learn"}),
-        ("from yaml import safe_load", {"yaml": "pyyaml"}),
+        ("from bs4 import BeautifulSoup", {"bs4": "beautifulsoup4"}),
         ("from google.cloud import storage", {"google.cloud.storage": "google-cloud-storage"}),
         ("import google.cloud.storage.blob", {"google.cloud.storage": "google-cloud-storage"}),
         ("from google.cloud.bigquery import Client", {"google.cloud.bigquery": "google-cloud-bigquery"}),
