@@ -4,7 +4,7 @@ mod sets;
 
 use std::{sync::Arc, time::Duration};
 
-use kernelbox_api::{EndReason, SandboxStatus, StageTimes};
+use kernelbox_api::{EndReason, SandboxStatus};
 use kernelbox_metrics::{
     Book, Counters, Error, Histogram, HistogramVec, Histograms, IntCounter, IntCounterVec, IntGauge, Observe as _,
     REQUEST, START,
@@ -137,18 +137,12 @@ impl Metrics {
 
     /// A sandbox' first kernel answers.
     pub fn ready(&self, template: &str, status: &SandboxStatus) {
-        let StageTimes { queued, created, scheduled, started, kernel_ready, .. } = &status.stages;
-        let mut stages =
-            [("queued", created), ("scheduled", scheduled), ("pulled", started), ("kernel_ready", kernel_ready)];
-        let between = |from: &Option<_>, to: &Option<_>| span(from.as_ref(), to.as_ref());
-        let mut before = queued;
-        for (stage, at) in &mut stages {
-            if let Some(took) = between(before, at) {
+        for (stage, begin, end) in status.stages.steps() {
+            if let Some(took) = span(Some(begin), Some(end)) {
                 self.0.stages.with_label_values(&[template, stage]).took(took);
-                before = at;
             }
         }
-        if let Some(took) = between(created, kernel_ready) {
+        if let Some(took) = span(status.stages.created.as_ref(), status.stages.kernel_ready.as_ref()) {
             self.0.starts.with_label_values(&[template]).took(took);
         }
     }

@@ -153,7 +153,7 @@ pub trait TokenSource: Send + Sync + 'static {
     fn token(&self, scope: Scope) -> Result<String, Error>;
 }
 
-/// Puts a token into each call.
+/// Puts a token into each call, and the trace that it belongs to.
 #[derive(Clone)]
 pub struct Authorized {
     source: Arc<dyn TokenSource>,
@@ -178,6 +178,7 @@ impl Interceptor for Authorized {
         let value = MetadataValue::try_from(format!("Bearer {token}"))
             .map_err(|_| Status::internal("a token is not a header value"))?;
         request.metadata_mut().insert("authorization", value);
+        kernelbox_telemetry::pass_on(request.metadata_mut().as_mut());
         Ok(request)
     }
 }

@@ -10,7 +10,7 @@ use axum::{
 use kernelbox_proto::{DOMAIN, Error, v1::ErrorCode};
 use tonic::Status;
 use tonic_types::StatusExt as _;
-use tracing::Instrument as _;
+use tracing::{Instrument as _, field::Empty};
 
 use crate::{
     auth::Keys,
@@ -38,16 +38,30 @@ pub(super) async fn pass(State(door): State<Door>, mut request: Request, next: N
     let grpc = is_grpc(&request);
     let counted = door.metrics.requests.begin(request.uri().path(), request.method(), grpc);
     let path = request.uri().path().to_owned();
+    // Paths of HTTP have names of files in them: the call's name has not.
+    let span = tracing::info_span!(
+        "call",
+        otel.name = counted.name(),
+        otel.kind = "server",
+        otel.status_code = Empty,
+        request_id,
+        trace_id = Empty,
+        tenant = Empty,
+        key = Empty,
+        session = Empty,
+        code = Empty,
+    );
     let response = if OPEN.iter().any(|open| path.starts_with(open)) {
         next.run(request).await
     } else {
         match door.caller(&request, &request_id) {
             Err(error) => {
-                tracing::debug!(request_id, path, reason = error.reason(), "refused");
+                tracing::debug!(parent: &span, path, reason = error.reason(), "refused");
                 refusal(&error, grpc, &request_id)
             }
             Ok((caller, key)) => {
-                let span = tracing::info_span!("call", request_id, path, tenant = caller.tenant, key);
+                kernelbox_telemetry::join(&span, request.headers());
+                span.record("tenant", &caller.tenant).record("key", key);
                 request.extensions_mut().insert(caller);
                 let response = next.run(request).instrument(span.clone()).await;
                 span.in_scope(|| tracing::debug!(status = response.status().as_u16(), "answered"));
@@ -59,7 +73,7 @@ pub(super) async fn pass(State(door): State<Door>, mut request: Request, next: N
     if let Ok(value) = HeaderValue::from_str(&request_id) {
         response.headers_mut().insert(REQUEST_ID, value);
     }
-    counted.answer(response)
+    counted.answer(response, span)
 }
 
 /// For paths that lead nowhere.
