@@ -17,7 +17,15 @@ use tokio::{net::TcpListener, task::AbortHandle};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status, transport::Server};
 
-use crate::eventually;
+use crate::{eventually, root};
+
+/// The tree of a turn's spans as `docs/tracing.md` has it, without those that are not wanted.
+pub fn documented_trace(wanted: impl Fn(&str) -> bool) -> String {
+    let page = std::fs::read_to_string(root().join("docs/tracing.md")).unwrap();
+    let tree = page.split("```text\n").nth(1).unwrap().split("```").next().unwrap();
+    let names = tree.lines().map(|line| line.split('#').next().unwrap().trim_end());
+    names.filter(|line| wanted(line.trim())).map(|line| format!("{line}\n")).collect()
+}
 
 /// It ends when it is dropped.
 pub struct Collector {

@@ -14,7 +14,7 @@ mod turn;
 
 pub use client::{Client, Run, code_of};
 pub use cluster::Cluster;
-pub use collector::{Collector, Traced};
+pub use collector::{Collector, Traced, documented_trace};
 pub use leftovers::{eventually, memory_of, mentions, process_runs};
 pub use local_model::LocalModel;
 pub use model_server::{ModelServer, Reply, Seen};

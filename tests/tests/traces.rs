@@ -1,6 +1,8 @@
 //! One turn is one trace, and its log lines name it; neither has anything secret, or anything of a user's.
 use kernelbox_proto::v1::{ErrorCode, ExecuteRequest, turn_event::Kind};
-use kernelbox_tests::{Client, Collector, ModelServer, Reply, Stack, StackBuilder, Turned, ask, eventually, root};
+use kernelbox_tests::{
+    Client, Collector, ModelServer, Reply, Stack, StackBuilder, Turned, ask, documented_trace, eventually,
+};
 use serde_json::Value;
 use tonic::Request;
 
@@ -43,16 +45,8 @@ async fn a_turn_is_one_trace_of_its_caller() {
     let turned = turn(&mut client, &session, "How much is 6 * 7?").await;
 
     // then: the tree is the documented one
-    let page = std::fs::read_to_string(root().join("docs/tracing.md")).unwrap();
-    let tree = page.split("```text\n").nth(1).unwrap().split("```").next().unwrap();
     let in_cluster = ["kernelbox.controller.v1.AllocatorService/Acquire", "claim"];
-    let tree: String = tree
-        .lines()
-        .map(|line| line.split("  #").next().unwrap().trim_end())
-        .filter(|line| !in_cluster.contains(&line.trim()))
-        .map(|line| format!("{line}\n"))
-        .collect();
-    collector.trace(TRACE, &tree).await;
+    collector.trace(TRACE, &documented_trace(|name| !in_cluster.contains(&name))).await;
 
     // and: it says whose it is, and how it went
     let spans = collector.spans();
