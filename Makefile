@@ -26,6 +26,7 @@ lint: tools ## Every check that needs no running program.
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	cd proto && buf lint
+	scripts/release --check
 	cargo deny --locked check bans licenses sources
 	ruff check $(PYTHON_SOURCES)
 	ruff format --check $(PYTHON_SOURCES)

@@ -195,11 +195,11 @@ impl Turns {
             Span::current().record("otel.status_code", "ERROR");
         }
         match recorder.end(kind).await {
-            Ok(()) => tracing::info!(turn = %name, status = status.as_str_name(), "turn ended"),
+            Ok(()) => tracing::info!("turn ended"),
             // Its session was deleted, or another gateway has it.
-            Err(JournalError::Fenced) => tracing::info!(turn = %name, "a turn ended that is not ours any more"),
+            Err(JournalError::Fenced) => tracing::info!("a turn ended that is not ours any more"),
             Err(error) => {
-                tracing::error!(error = &error as &dyn std::error::Error, turn = %name, "cannot write the end of a turn");
+                tracing::error!(error = &error as &dyn std::error::Error, "cannot write the end of a turn");
             }
         }
         self.lock().remove(name);
@@ -217,7 +217,7 @@ impl Turns {
         if let Some(running) = self.running(name) {
             running.cancel(reason);
             if tokio::time::timeout(CANCEL, running.over()).await.is_err() {
-                tracing::warn!(turn = %name, "a cancelled turn does not end");
+                tracing::warn!(session = %name.session, turn = %name.turn, "a cancelled turn does not end");
             }
         }
         self.get(name).await

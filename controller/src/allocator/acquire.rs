@@ -42,7 +42,6 @@ const PATIENCE: Duration = Duration::from_mins(2);
 /// The stages, and the sandbox in the end.
 pub(super) fn stream(parts: Arc<Parts>, request: AcquireRequest) -> BoxStream<'static, Result<AcquireEvent, Status>> {
     let (events, receiver) = mpsc::channel(16);
-    Span::current().record("session", &request.session).record("generation", request.generation);
     let acquiring = async move {
         let _waits = parts.metrics.waits();
         let acquired = tokio::select! {
