@@ -107,8 +107,8 @@ impl From<NoSandbox> for Error {
 /// One sandbox.
 #[async_trait]
 pub trait Sandbox: Send + Sync + 'static {
-    /// Names it for good, and is the audience of its tokens.
-    fn uid(&self) -> &str;
+    /// What operators know it by: that of its pod, if it is one.
+    fn name(&self) -> &str;
 
     /// The way to its supervisor; each call carries a fresh token of this scope.
     fn channel(&self, scope: Scope) -> SandboxChannel;

@@ -60,7 +60,9 @@ pub fn start_and_export(
 }
 
 fn set_up(program: &'static str, logs: Logs<'_>, provider: SdkTracerProvider) -> Telemetry {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(logs.filter));
+    // What else is said of a collector that is away is said by the SDK, too, with its reason.
+    let filter = || EnvFilter::new(format!("{},opentelemetry-otlp=off", logs.filter));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| filter());
     let layer = fmt::layer().with_writer(std::io::stderr);
     let written = match logs.format {
         LogFormat::Text => layer.with_ansi(std::io::stderr().is_terminal()).log_internal_errors(false).boxed(),

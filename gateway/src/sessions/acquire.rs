@@ -97,7 +97,7 @@ impl SessionRouter {
                 return Err(error);
             }
         };
-        Span::current().record("generation", record.generation).record("sandbox", sandbox.uid());
+        Span::current().record("generation", record.generation).record("sandbox", sandbox.name());
         tracing::info!("sandbox ready");
         slot.tell_stage(ready(news.as_deref().unwrap_or_default()));
         let (metrics, asked) = (self.shared_metrics(), Arc::clone(&sandbox));
@@ -141,7 +141,7 @@ impl SessionRouter {
     /// Makes a new sandbox the session's, with its files. What is there to be told of it, if there was an earlier one.
     async fn prepare(&self, slot: &Slot, sandbox: &dyn Sandbox, record: &Record) -> Result<Option<String>, Error> {
         bind(sandbox, record).instrument(tracing::info_span!("bind")).await.map_err(|error| {
-            tracing::error!(session = %slot.id, sandbox = sandbox.uid(), "a new sandbox refuses its session: {error}");
+            tracing::error!(session = %slot.id, sandbox = sandbox.name(), "a new sandbox refuses its session: {error}");
             unbound(&format!("the sandbox could not be given to the session: {error}"))
         })?;
         let news = self.restore(slot, sandbox, record).await?;
