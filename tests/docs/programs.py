@@ -56,6 +56,11 @@ def flags(*command: str) -> list[Flag]:
         flag.variable, flag.words = _taken(flag.words, r"\[env: (\w+)=?[^\]]*\]")
         flag.default, flag.words = _taken(flag.words, r"\[default: ([^\]]*)\]")
         _, flag.words = _taken(flag.words, r"\[possible values: ([^\]]*)\]")
+        # Values that have words of their own are a list.
+        flag.words, _, values = flag.words.partition(" Possible values: - ")
+        if values:
+            told = (it.partition(": ") for it in values.split(" - "))
+            flag.words += ": " + ", ".join(f"`{value}` ({words[0].lower()}{words[1:]})" for value, _, words in told)
     return [flag for flag in found if flag.name not in ("--help", "--version")]
 
 
