@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use axum::{
     extract::{Request, State},
-    http::{HeaderName, HeaderValue, header},
+    http::{HeaderName, HeaderValue, StatusCode, header},
     middleware::Next,
     response::Response,
 };
@@ -80,11 +80,7 @@ pub(super) async fn pass(State(door): State<Door>, mut request: Request, next: N
 pub(super) async fn nowhere(request: Request) -> Response {
     let error = Error::new(ErrorCode::Unimplemented, format!("nothing is served at {}", request.uri().path()));
     let (grpc, id) = (is_grpc(&request), request_id(&request));
-    let mut response = refusal(&error, grpc, &id);
-    if !grpc {
-        *response.status_mut() = http::StatusCode::NOT_FOUND;
-    }
-    response
+    if grpc { refusal(&error, grpc, &id) } else { error::with_status(StatusCode::NOT_FOUND, &error, &id) }
 }
 
 impl Door {
