@@ -33,6 +33,7 @@ lint: tools ## Every check that needs no running program.
 	git ls-files '*Dockerfile*' | xargs hadolint
 	scripts/lock --check
 	scripts/charts --check
+	actionlint
 	scripts/api-reference --check
 	python -m pytest --quiet tests/docs/test_pages.py tests/docs/test_messages.py
 	scripts/book

@@ -71,7 +71,9 @@ async fn a_file_goes_in_and_out_over_http() {
 
     let bare = reqwest::Client::builder().no_proxy().build().unwrap();
     assert_eq!(bare.get(&url).send().await.unwrap().status(), StatusCode::UNAUTHORIZED);
-    assert_eq!(http.get(gateway.url("/nowhere")).send().await.unwrap().status(), StatusCode::NOT_FOUND);
+    let nowhere = http.get(gateway.url("/nowhere")).send().await.unwrap();
+    assert_eq!(nowhere.status(), StatusCode::NOT_FOUND);
+    assert_eq!(nowhere.json::<serde_json::Value>().await.unwrap()["code"], 404);
     gateway.stop().await;
 }
 
