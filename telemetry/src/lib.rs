@@ -7,7 +7,7 @@ mod export;
 mod lines;
 mod trace;
 
-use std::io::IsTerminal as _;
+use std::{io::IsTerminal as _, time::Duration};
 
 use clap::ValueEnum;
 use opentelemetry::trace::TracerProvider as _;
@@ -20,6 +20,9 @@ use tracing_subscriber::{
 #[cfg(feature = "export")]
 pub use self::export::ExportError;
 pub use self::trace::{context, join, pass_on, past};
+
+/// How long a collector may take to take the last spans.
+const LAST_SPANS: Duration = Duration::from_secs(2);
 
 /// How log lines are written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
@@ -63,11 +66,11 @@ fn set_up(program: &'static str, logs: Logs<'_>, provider: SdkTracerProvider) ->
     // What else is said of a collector that is away is said by the SDK, too, with its reason.
     let filter = || EnvFilter::new(format!("{},opentelemetry-otlp=off", logs.filter));
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| filter());
-    let layer = fmt::layer().with_writer(std::io::stderr);
+    // Whoever reads the log may be gone, and to say so on the same stream would panic.
+    let layer = fmt::layer().with_writer(std::io::stderr).log_internal_errors(false);
     let written = match logs.format {
-        LogFormat::Text => layer.with_ansi(std::io::stderr().is_terminal()).log_internal_errors(false).boxed(),
-        // Whoever reads the log may be gone, and to say so on the same stream would panic.
-        LogFormat::Json => layer.json().event_format(lines::Lines).log_internal_errors(false).boxed(),
+        LogFormat::Text => layer.with_ansi(std::io::stderr().is_terminal()).boxed(),
+        LogFormat::Json => layer.json().event_format(lines::Lines).boxed(),
     };
     let spans = tracing_opentelemetry::layer()
         .with_tracer(provider.tracer(program))
@@ -90,7 +93,7 @@ fn is_traced(metadata: &Metadata<'_>) -> bool {
 
 impl Drop for Telemetry {
     fn drop(&mut self) {
-        // A collector that is away is not waited for.
-        let _ = self.0.shutdown();
+        // Then they are lost.
+        let _ = self.0.shutdown_with_timeout(LAST_SPANS);
     }
 }
