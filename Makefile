@@ -6,7 +6,7 @@ PYTHON_SOURCES := $(wildcard kernel-image/kernel) kernel-image/licences.py deplo
 PYTHON_TESTS := $(wildcard kernel-image/kernel/tests) deploy/local-model/tests tests/python tests/compare tests/prometheus
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-model lint crds charts metrics alerts build release bench bench-turns images lock cluster cluster-down cluster-test test-cluster bench-claims tools clean
+.PHONY: help demo test test-model lint crds charts metrics alerts dashboards build release bench bench-turns images lock cluster cluster-down cluster-test test-cluster bench-claims tools clean
 
 help: ## This list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,7 +31,9 @@ lint: tools ## Every check that needs no running program.
 	ruff format --check $(PYTHON_SOURCES)
 	git ls-files '*Dockerfile*' | xargs hadolint
 	scripts/lock --check
+	scripts/dashboards --check
 	scripts/charts --check
+	scripts/alerts
 
 crds: ## Writes the resource definitions anew, after a change of controller/api.
 	cargo run --quiet --locked -p kernelbox-controller -- crd >.crds.yaml && mv .crds.yaml deploy/crds/kernelbox.dev.yaml
@@ -43,8 +45,11 @@ charts: ## Writes what the charts have that is made of something else: the defin
 metrics: ## Writes the reference of metrics (docs/metrics.md) anew, after a change of a metrics.rs.
 	@scripts/metrics
 
-alerts: ## Shows that each Prometheus alert fires when it should, and else is quiet (needs promtool).
+alerts: ## Shows that each Prometheus alert fires when it should, and else is quiet.
 	@scripts/alerts
+
+dashboards: ## Writes Grafana's dashboards (deploy/grafana) anew, after a change of what they are made of.
+	@scripts/dashboards
 
 build: ## The programs, for development: target/debug/kernelbox and kernelbox-supervisor.
 	cargo build --workspace --bins --locked
