@@ -1,4 +1,4 @@
-"""What a Prometheus saw that watched the suites of tests/cluster: all that dashboards and docs/metrics.md tell of, no more.
+"""What a Prometheus saw that watched the suites of tests/cluster: all that is told of in dashboards and docs, no more.
 
 No test of `make test`: tests/cluster/suite runs it, with the Prometheus' address in KERNELBOX_TEST_PROMETHEUS and the
 API server's audit log in KERNELBOX_TEST_AUDIT.

@@ -186,8 +186,13 @@ def flow() -> list[Panel]:
 def room() -> list[Panel]:
     in_use = 'sum by (instance) (kernelbox_sessions{sandbox!="none"})'
     burns = [
-        (f"kernelbox:claim_errors:ratio_rate{window} / {BUDGET}", f"{window}: {limit}")
-        for window, limit in (("1h", "pages from 14.4"), ("6h", "from 6"), ("1d", "warns from 3"), ("3d", "from 1"))
+        (f"kernelbox:claim_errors:ratio_rate{window} / {BUDGET}", f"{window}, {severity} from {limit}")
+        for window, severity, limit in (
+            ("1h", "critical", 14.4),
+            ("6h", "critical", 6),
+            ("1d", "warning", 3),
+            ("3d", "warning", 1),
+        )
     ]
     return [
         graph(
