@@ -7,6 +7,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from sources import Query
@@ -36,6 +37,18 @@ class Prometheus:
         self.scrape = int(intervals[0].removesuffix("s"))
         #: As Grafana chooses it for a time that is so long.
         self.step = max(self.scrape, math.ceil((self.end - self.begin) / POINTS))
+
+    @classmethod
+    def that_has_seen_all(cls, address: str) -> "Prometheus":
+        """Once it has read all figures twice more, as its last rates are of those."""
+        begun, waited = time.time(), cls(address)
+        while waited.oldest_scrape() < begun + waited.scrape:
+            assert time.time() < begun + LIMIT, "it scrapes no more"
+            time.sleep(0.2)
+        return cls(address)
+
+    def oldest_scrape(self) -> float:
+        return min(datetime.fromisoformat(it["lastScrape"]).timestamp() for it in self.targets())
 
     def text(self, path: str) -> str:
         with urllib.request.urlopen(f"{self.address}/{path}", timeout=LIMIT) as answer:

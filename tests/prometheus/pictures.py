@@ -21,7 +21,7 @@ from matplotlib.ticker import FuncFormatter
 from sources import Panel, Query, dashboards, panels
 
 #: Inches of one of the grid's 24 columns, and of a row.
-COLUMN, ROW = 0.95, 0.42
+COLUMN, ROW = 0.95, 0.5
 
 
 def worded(value: float, unit: str) -> str:
@@ -81,6 +81,7 @@ def draw_graph(axes: Axes, panel: Panel, prometheus: Prometheus) -> None:
     for step in settings.get("thresholds", {}).get("steps", [])[1:]:
         if step["value"] <= axes.get_ylim()[1]:
             axes.axhline(step["value"], color=step["color"], ls="--", lw=0.8)
+    axes.set_xlim(*(datetime.fromtimestamp(at, timezone.utc) for at in (prometheus.begin, prometheus.end)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: worded(value, unit)))
     axes.xaxis.set_major_formatter(DateFormatter("%H:%M"))
     axes.tick_params(labelsize=6)
@@ -105,7 +106,7 @@ def draw(name: str, prometheus: Prometheus) -> Figure:
 
 def main(address: str, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    prometheus = Prometheus(address)
+    prometheus = Prometheus.that_has_seen_all(address)
     for name in dashboards():
         figure = draw(name, prometheus)
         figure.savefig(folder / f"{name}.png", dpi=90)
