@@ -67,11 +67,13 @@ def draw_graph(axes: Axes, panel: Panel, prometheus: Prometheus) -> None:
     for query in panel.queries:
         for line in prometheus.asked(query):
             points = line.figures
-            if is_stacked:
-                points = [(at, value + below.get(at, 0)) for at, value in points]
-                below.update(points)
+            bottom = [below.get(at, 0) if is_stacked else 0 for at, _ in points]
+            top = [value + under for (_, value), under in zip(points, bottom, strict=True)]
+            below.update(zip((at for at, _ in points), top, strict=True))
             times = [datetime.fromtimestamp(at, timezone.utc) for at, _ in points]
-            axes.plot(times, [value for _, value in points], lw=0.9, marker=".", ms=1.5, label=named(query, line))
+            (drawn,) = axes.plot(times, top, lw=0.9, marker=".", ms=1.5, label=named(query, line))
+            if is_stacked:
+                axes.fill_between(times, bottom, top, alpha=0.3, lw=0, color=drawn.get_color())
     if custom.get("scaleDistribution", {}).get("type") == "log":
         axes.set_yscale("log")
     else:

@@ -166,7 +166,7 @@ def store() -> list[Panel]:
             SECONDS,
             logarithmic=True,
             limits=[(0.5, "red")],
-            width=6,
+            width=5,
         ),
         graph(
             "Queries that failed",
@@ -174,7 +174,7 @@ def store() -> list[Panel]:
             [(per_minute("kernelbox_store_errors_total", "operation"), "{{operation}}")],
             PER_MINUTE,
             stacked=True,
-            width=6,
+            width=5,
         ),
         graph(
             "Checkpoints",
@@ -182,7 +182,7 @@ def store() -> list[Panel]:
             [(per_minute("kernelbox_checkpoint_seconds_count", "operation, outcome"), "{{operation}} {{outcome}}")],
             PER_MINUTE,
             stacked=True,
-            width=6,
+            width=5,
         ),
         graph(
             "Time of checkpoints, p95",
@@ -190,7 +190,16 @@ def store() -> list[Panel]:
             "bucket.",
             [(quantile(0.95, 'kernelbox_checkpoint_seconds{outcome="ok"}', "operation"), "{{operation}}")],
             SECONDS,
-            width=6,
+            width=5,
+        ),
+        graph(
+            "Size of checkpoints, p95",
+            "Of the files in them. What is larger than the workspace of the session's next template cannot be "
+            "restored.",
+            [(quantile(0.95, "kernelbox_checkpoint_bytes", "operation"), "{{operation}}")],
+            BYTES,
+            logarithmic=True,
+            width=4,
         ),
     ]
 

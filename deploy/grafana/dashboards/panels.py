@@ -40,7 +40,9 @@ def total(by: str = "") -> str:
 def quantile(share: float, histogram: str, by: str = "") -> str:
     """`histogram` as it is documented, with or without labels: `kernelbox_request_seconds{service="x"}`."""
     labels = f"le, {by}" if by else "le"
-    return f"histogram_quantile({share}, {rate(_part(histogram, 'bucket'), labels)})"
+    # Of what did not happen there is no quantile, and it shall be no line either.
+    happened = " > 0" if by else ""
+    return f"histogram_quantile({share}, {rate(_part(histogram, 'bucket'), labels)}){happened}"
 
 
 def mean(histogram: str, by: str = "") -> str:
@@ -148,7 +150,12 @@ def graph(
             .display_mode(options.LegendDisplayMode.LIST)
             .placement(options.LegendPlacement.BOTTOM)
         )
-        .tooltip(common.VizTooltipOptions().mode(options.TooltipDisplayMode.MULTI).sort(options.SortOrder.DESCENDING))
+        .tooltip(
+            common.VizTooltipOptions()
+            .mode(options.TooltipDisplayMode.MULTI)
+            .sort(options.SortOrder.DESCENDING)
+            .hide_zeros(True)
+        )
     )
     if logarithmic:
         logarithm = common.ScaleDistributionConfig().type(options.ScaleDistribution.LOG).log(10)

@@ -25,14 +25,14 @@ stop_prometheus() {
   prometheus_folder='' prometheus_parts=()
 }
 prometheus_parts=()
+# Whoever sources this is in tests/cluster.
+RULES="$(cd ../../deploy/prometheus && pwd)"
 
 # prometheus_settings: from a file, as Debian's Prometheus does not ask Kubernetes itself.
 prometheus_settings() {
-  local rules
-  rules="$(cd "${BASH_SOURCE[0]%/*}/../../../deploy/prometheus" && pwd)"
   cat <<END
 global: {scrape_interval: 5s, scrape_timeout: 4s, evaluation_interval: 5s}
-rule_files: ["$rules/rules.yaml", "$rules/alerts.yaml"]
+rule_files: ["$RULES/rules.yaml", "$RULES/alerts.yaml"]
 scrape_configs:
 - job_name: kernelbox
   file_sd_configs: [{files: ["$prometheus_folder/targets.yaml"]}]
