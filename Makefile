@@ -50,6 +50,7 @@ alerts: ## Shows that each Prometheus alert fires when it should, and else is qu
 
 dashboards: ## Writes Grafana's dashboards (deploy/grafana) anew, after a change of what they are made of.
 	@scripts/dashboards
+	@scripts/charts
 
 build: ## The programs, for development: target/debug/kernelbox and kernelbox-supervisor.
 	cargo build --workspace --bins --locked

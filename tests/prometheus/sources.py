@@ -63,7 +63,6 @@ class Query:
         expression = self.expression
         for name, value in {
             "__rate_interval": f"{max(step + scrape, 4 * scrape)}s",
-            "__range_s": str(seconds),
             "__range": f"{seconds}s",
             "pool": ".+",
             "template": ".+",

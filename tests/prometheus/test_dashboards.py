@@ -82,7 +82,7 @@ def check_selector(metric: Metric | None, selector: str) -> None:
 @each_panel
 def test_rates_are_over_what_fits_the_scrapes(panel: Panel) -> None:
     # A tile may look back as far as its alert does.
-    windows = ["$__rate_interval", "$__range", *(["5m", "10m"] if panel.whole["type"] == "stat" else [])]
+    windows = ["$__rate_interval", "$__range:30s", *(["5m", "10m"] if panel.whole["type"] == "stat" else [])]
     for query in panel.queries:
         assert set(re.findall(r"\[([^\]]*)\]", query.expression)) <= set(windows)
 

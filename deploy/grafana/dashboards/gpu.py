@@ -45,7 +45,7 @@ def now() -> list[Panel]:
             "Idle device-hours",
             "Over the time that is shown: what was paid for and not used. Shorten `lifecycle.idleTimeout`, or lower "
             "the pool's `min`.",
-            f"sum(avg_over_time({IDLE}[$__range])) * $__range_s / 3600",
+            f"sum(sum_over_time({IDLE}[$__range:30s])) / 120",
             width=6,
         ),
     ]
