@@ -2,14 +2,14 @@
 export PATH := $(CURDIR)/.tools/bin:$(CURDIR)/.venv/bin:$(PATH)
 # The suites that run code run it with this interpreter.
 export KERNELBOX_TEST_PYTHON ?= $(CURDIR)/.venv/bin/python
-PYTHON_SOURCES := $(wildcard kernel-image/kernel) kernel-image/licences.py deploy examples tests
-PYTHON_TESTS := $(wildcard kernel-image/kernel/tests) deploy/local-model/tests tests/python tests/compare tests/prometheus
+PYTHON_SOURCES := $(wildcard kernel-image/kernel) kernel-image/licences.py deploy examples tests scripts/api-reference scripts/book scripts/settings
+PYTHON_TESTS := $(wildcard kernel-image/kernel/tests) deploy/local-model/tests tests/python tests/compare tests/prometheus tests/docs
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-model lint crds charts metrics alerts dashboards build release bench bench-turns images lock cluster cluster-down cluster-test test-cluster bench-claims tools clean
+.PHONY: help demo test test-model lint crds charts metrics alerts dashboards book api-reference settings build release bench bench-turns images lock cluster cluster-down cluster-test test-cluster bench-claims tools clean
 
 help: ## This list.
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: ## Installs what is missing, builds, and does real work in a session.
 	@scripts/demo
@@ -26,6 +26,7 @@ lint: tools ## Every check that needs no running program.
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	cd proto && buf lint
+	scripts/release --check
 	cargo deny --locked check bans licenses sources
 	ruff check $(PYTHON_SOURCES)
 	ruff format --check $(PYTHON_SOURCES)
@@ -34,6 +35,10 @@ lint: tools ## Every check that needs no running program.
 	scripts/dashboards --check
 	scripts/charts --check
 	scripts/alerts
+	actionlint
+	scripts/api-reference --check
+	python -m pytest --quiet tests/docs/test_pages.py tests/docs/test_messages.py
+	scripts/book
 
 crds: ## Writes the resource definitions anew, after a change of controller/api.
 	cargo run --quiet --locked -p kernelbox-controller -- crd >.crds.yaml && mv .crds.yaml deploy/crds/kernelbox.dev.yaml
@@ -44,6 +49,16 @@ charts: ## Writes what the charts have that is made of something else: the defin
 
 metrics: ## Writes the reference of metrics (docs/metrics.md) anew, after a change of a metrics.rs.
 	@scripts/metrics
+
+book: ## Builds docs/ as a book: target/book/index.html.
+	@scripts/tools mdbook
+	@scripts/book
+
+api-reference: ## Writes the reference of the API (docs/api/) anew, after a change of proto/kernelbox/v1.
+	@scripts/api-reference
+
+settings: build ## Writes the tables of docs/configure.md anew, after a change of a flag.
+	@scripts/settings
 
 alerts: ## Shows that each Prometheus alert fires when it should, and else is quiet.
 	@scripts/alerts

@@ -27,6 +27,7 @@ impl Admin {
 }
 
 async fn metrics(State(admin): State<Admin>) -> Result<String, StatusCode> {
+    admin.metrics.signs_with_key_of(admin.keys.created());
     admin.metrics.book().text().map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)
 }
 

@@ -23,6 +23,7 @@ use kernelbox_proto::{
 use kube::ResourceExt as _;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
+use tracing::Span;
 
 use crate::{
     auth::Gateways,
@@ -67,7 +68,8 @@ impl AllocatorService for Allocator {
     async fn acquire(&self, request: Request<AcquireRequest>) -> Result<Response<Self::AcquireStream>, Status> {
         self.0.gateways.check(request.metadata()).await?;
         let request = request.into_inner();
-        check(&request)?;
+        let session = check(&request)?;
+        Span::current().record("session", session.as_str()).record("generation", request.generation);
         if !self.0.cluster.is_complete() {
             return Err(Error::new(ErrorCode::ShuttingDown, "the controller is starting; try again").into());
         }
@@ -95,9 +97,9 @@ impl AllocatorService for Allocator {
     }
 }
 
-fn check(request: &AcquireRequest) -> Result<(), Error> {
-    let id = request.session.strip_prefix("sessions/").unwrap_or_default();
-    id.parse::<SessionId>().map_err(|_| Error::invalid("session", "must be sessions/{session}"))?;
+/// The session that is asked for.
+fn check(request: &AcquireRequest) -> Result<SessionId, Error> {
+    let session = SessionId::from_name(&request.session)?;
     if request.generation < 1 {
         return Err(Error::invalid("generation", "must be at least 1"));
     }
@@ -107,7 +109,7 @@ fn check(request: &AcquireRequest) -> Result<(), Error> {
     if request.template.is_empty() {
         return Err(Error::invalid("template", "must name a SandboxTemplate"));
     }
-    Ok(())
+    Ok(session)
 }
 
 impl Parts {

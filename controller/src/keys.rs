@@ -51,13 +51,20 @@ struct Stored {
     created: Timestamp,
 }
 
+/// The key that signs now.
+#[derive(Clone)]
+struct Signing {
+    signer: Arc<Signer>,
+    created: Timestamp,
+}
+
 /// The keys, for all who sign.
 pub struct Keys {
     secrets: Api<Secret>,
     maps: Api<ConfigMap>,
     /// The config map's name.
     public: String,
-    current: RwLock<Option<Arc<Signer>>>,
+    current: RwLock<Option<Signing>>,
 }
 
 impl Keys {
@@ -70,10 +77,15 @@ impl Keys {
     /// A token for a sandbox; `session`: its name, if the sandbox has one.
     pub fn token(&self, uid: &str, session: Option<String>, scopes: &[Scope]) -> Result<String, Error> {
         let signer = self.current.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let signer = signer.ok_or_else(|| {
+        let Signing { signer, .. } = signer.ok_or_else(|| {
             Error::new(ErrorCode::ShuttingDown, "the controller has no signing keys yet; try again").retry_after(WAIT)
         })?;
         signer.mint(uid, session, scopes, SystemTime::now())
+    }
+
+    /// When the key was made that signs now.
+    pub fn created(&self) -> Option<Timestamp> {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).as_ref().map(|it| it.created)
     }
 
     pub fn are_there(&self) -> bool {
@@ -161,8 +173,9 @@ impl Keys {
     fn take(&self, keys: &[Stored]) -> Result<(), KeysError> {
         let Some(key) = rotation::signing(keys, Timestamp::now()) else { return Ok(()) };
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
-        if current.as_ref().is_none_or(|it| it.kid() != key.kid) {
-            *current = Some(Arc::new(Signer::from_pkcs8(key.kid.clone(), &key.private.0)?));
+        if current.as_ref().is_none_or(|it| it.signer.kid() != key.kid) {
+            let signer = Arc::new(Signer::from_pkcs8(key.kid.clone(), &key.private.0)?);
+            *current = Some(Signing { signer, created: key.created });
         }
         Ok(())
     }

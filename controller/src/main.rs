@@ -7,9 +7,9 @@ use kernelbox_controller::{
     metrics::Metrics,
     serve::{self, ServeArgs},
 };
+use kernelbox_telemetry::{Logs, start_and_export};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
 
 /// Schedules sandboxes in a Kubernetes cluster.
 #[derive(Debug, Parser)]
@@ -47,9 +47,9 @@ fn main() -> anyhow::Result<()> {
             runtime()?.block_on(explain::explain(&namespace, &sandbox, &mut stdout().lock()))
         }
         Command::Serve(args) => {
-            let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-            tracing_subscriber::fmt().with_ansi(false).with_env_filter(filter).with_writer(std::io::stderr).init();
+            let logs = Logs { format: args.log_format, filter: "info" };
             runtime()?.block_on(async {
+                let _telemetry = start_and_export("kernelbox-controller", env!("CARGO_PKG_VERSION"), logs)?;
                 let stop = CancellationToken::new();
                 tokio::spawn(stop_on_signal(stop.clone()));
                 Ok(serve::serve(*args, stop).await?)

@@ -4,7 +4,8 @@ mod sets;
 
 use std::{sync::Arc, time::Duration};
 
-use kernelbox_api::{EndReason, SandboxStatus, StageTimes};
+use k8s_openapi::jiff::Timestamp;
+use kernelbox_api::{EndReason, SandboxStatus};
 use kernelbox_metrics::{
     Book, Counters, Error, Histogram, HistogramVec, Histograms, IntCounter, IntCounterVec, IntGauge, Observe as _,
     REQUEST, START,
@@ -39,6 +40,7 @@ struct All {
     api_writes: IntCounterVec,
     api_write_times: HistogramVec,
     api_answered: IntGauge,
+    signing_key: IntGauge,
     watch_failures: IntCounterVec,
 }
 
@@ -102,6 +104,11 @@ impl Metrics {
                 "When the Kubernetes API last answered this replica, which asks every 3 seconds for the leaders' \
                  lease; in seconds since 1970.",
             )?,
+            signing_key: book.gauge(
+                "kernelbox_signing_key_created_timestamp_seconds",
+                "When the key was made that signs sandboxes' tokens, in seconds since 1970; 0 without one. There is a new \
+                 one each day.",
+            )?,
             watch_failures: book.counters_by(
                 "kernelbox_watch_failures_total",
                 "Watches of the Kubernetes API that broke and were begun again.",
@@ -135,20 +142,19 @@ impl Metrics {
         self.0.ended.inc(Reason(reason));
     }
 
+    /// The key that signs tokens now was made then.
+    pub fn signs_with_key_of(&self, created: Option<Timestamp>) {
+        self.0.signing_key.set(created.map(Timestamp::as_second).unwrap_or_default());
+    }
+
     /// A sandbox' first kernel answers.
     pub fn ready(&self, template: &str, status: &SandboxStatus) {
-        let StageTimes { queued, created, scheduled, started, kernel_ready, .. } = &status.stages;
-        let mut stages =
-            [("queued", created), ("scheduled", scheduled), ("pulled", started), ("kernel_ready", kernel_ready)];
-        let between = |from: &Option<_>, to: &Option<_>| span(from.as_ref(), to.as_ref());
-        let mut before = queued;
-        for (stage, at) in &mut stages {
-            if let Some(took) = between(before, at) {
+        for (stage, begin, end) in status.stages.steps() {
+            if let Some(took) = span(Some(begin), Some(end)) {
                 self.0.stages.with_label_values(&[template, stage]).took(took);
-                before = at;
             }
         }
-        if let Some(took) = between(created, kernel_ready) {
+        if let Some(took) = span(status.stages.created.as_ref(), status.stages.kernel_ready.as_ref()) {
             self.0.starts.with_label_values(&[template]).took(took);
         }
     }

@@ -16,6 +16,7 @@ use kernelbox_api::{
     Accelerator, POOL_LABEL, SANDBOX_LABEL, Sandbox, SandboxTemplate, SandboxTemplateSpec, Supervisor,
     TEMPLATE_HASH_LABEL, TEMPLATE_LABEL, WorkspaceMedium,
 };
+use kernelbox_telemetry::LogFormat;
 use kube::{Resource as _, ResourceExt as _};
 
 /// The container that kernels run in.
@@ -46,11 +47,13 @@ pub struct Platform {
     pub public_keys: String,
     /// The image from which pods get a supervisor whose own has none.
     pub supervisor_image: Option<String>,
+    /// How supervisors write their logs.
+    pub log_format: LogFormat,
 }
 
 impl Default for Platform {
     fn default() -> Self {
-        Self { public_keys: "kernelbox-public-keys".to_owned(), supervisor_image: None }
+        Self { public_keys: "kernelbox-public-keys".to_owned(), supervisor_image: None, log_format: LogFormat::Text }
     }
 }
 
@@ -117,7 +120,7 @@ pub fn shape(template: &SandboxTemplate, platform: &Platform) -> Result<Pod, Bui
         tolerations: Some(tolerations(spec.accelerator.as_ref())),
         dns_policy: resolvers.as_ref().map(|_| "None".to_owned()),
         dns_config: resolvers,
-        containers: vec![container(spec)],
+        containers: vec![container(spec, platform)],
         volumes: Some(volumes(spec, platform)),
         ..Default::default()
     };
@@ -166,7 +169,7 @@ fn tolerations(accelerator: Option<&Accelerator>) -> Vec<Toleration> {
     gone.into_iter().chain(accelerator.into_iter().flat_map(|it| it.tolerations.clone())).collect()
 }
 
-fn container(spec: &SandboxTemplateSpec) -> Container {
+fn container(spec: &SandboxTemplateSpec, platform: &Platform) -> Container {
     let mut env = spec.env.clone();
     // What the supervisor is told comes last, so that it wins.
     env.extend([
@@ -201,6 +204,9 @@ fn container(spec: &SandboxTemplateSpec) -> Container {
             ..Default::default()
         },
     ]);
+    if platform.log_format == LogFormat::Json {
+        env.push(value("KERNELBOX_LOG_FORMAT", "json".to_owned()));
+    }
     env.extend(spec.python.iter().map(|python| value("KERNELBOX_PYTHON", python.clone())));
     let mut mounts = vec![
         mount("workspace", WORKSPACE, Some("workspace")),

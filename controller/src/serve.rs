@@ -9,10 +9,12 @@ use std::{
 use clap::{Args, builder::NonEmptyStringValueParser};
 use ipnet::IpNet;
 use kernelbox_proto::controller::v1::allocator_service_server::AllocatorServiceServer;
+use kernelbox_telemetry::LogFormat;
 use kube::{Api, Client};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Server, server::TcpIncoming};
+use tracing::{Span, field::Empty};
 
 use crate::{
     admin::{self, Admin},
@@ -69,6 +71,9 @@ pub struct ServeArgs {
     /// An image with kernelbox-supervisor and uv, for templates whose own image has none (supervisor: Injected)
     #[arg(long, env = "KERNELBOX_SUPERVISOR_IMAGE", value_parser = NonEmptyStringValueParser::new())]
     pub supervisor_image: Option<String>,
+    /// How its log, and those of sandboxes, are written
+    #[arg(long, env = "KERNELBOX_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
+    pub log_format: LogFormat,
     /// The name of this replica, unlike all others; in a cluster its pod's
     #[arg(long, env = "KERNELBOX_IDENTITY")]
     pub identity: Option<String>,
@@ -115,12 +120,34 @@ fn dns_pods(text: &str) -> Option<(String, BTreeMap<String, String>)> {
     Some((namespace.to_owned(), [(label.to_owned(), value.to_owned())].into()))
 }
 
+/// Of a call that says which trace it belongs to.
+fn span<B>(request: &http::Request<B>) -> Span {
+    if !request.headers().contains_key("traceparent") {
+        return Span::none();
+    }
+    let span = tracing::info_span!(
+        "call",
+        otel.name = request.uri().path().trim_start_matches('/'),
+        otel.kind = "server",
+        trace_id = Empty,
+        session = Empty,
+        generation = Empty,
+        sandbox = Empty,
+    );
+    kernelbox_telemetry::join(&span, request.headers());
+    span
+}
+
 /// Runs until `stop`.
 pub async fn serve(args: ServeArgs, stop: CancellationToken) -> Result<(), ServeError> {
     let config = kube::Config::infer().await?;
     let client = Client::try_from(config).map_err(ServeError::Client)?;
     let metrics = Metrics::new()?;
-    let platform = Platform { supervisor_image: args.supervisor_image.clone(), ..Platform::default() };
+    let platform = Platform {
+        supervisor_image: args.supervisor_image.clone(),
+        log_format: args.log_format,
+        ..Platform::default()
+    };
     let keys = Keys::new(client.clone(), &args.namespace, &args.sandbox_namespace, platform.public_keys.clone());
     let keys = Arc::new(keys);
     let cluster = Arc::new(Cluster::new(
@@ -179,6 +206,7 @@ pub async fn serve(args: ServeArgs, stop: CancellationToken) -> Result<(), Serve
     // Else the end of an answer waits for the other side's acknowledgement, which takes its time.
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let served = Server::builder()
+        .trace_fn(span)
         .http2_keepalive_interval(Some(Duration::from_secs(10)))
         .add_service(health_service)
         .add_service(reflection)

@@ -27,6 +27,8 @@ use kernelbox_proto::{
     v1::{ErrorCode, LimitReached, TurnCompleted, TurnStarted, turn_event::Kind},
 };
 
+use tracing::Instrument as _;
+
 use self::{budget::Budget, memory::Memory, repetition::Repetition, tools::Tools};
 pub(crate) use self::{
     mcp::Connector,
@@ -193,7 +195,7 @@ impl Agent {
         let was_restarted = self.slot.live().is_none() && self.slot.record().bound_generation > 0;
         // Most turns run code: its sandbox is made while the model thinks.
         let (router, slot) = (self.router.clone(), Arc::clone(&self.slot));
-        self.router.tasks().spawn(async move { router.sandbox(&slot).await.map(drop) });
+        self.router.tasks().spawn(async move { router.sandbox(&slot).await.map(drop) }.in_current_span());
         let record = self.slot.record();
         let settings = record.secret_settings();
         self.tools = Arc::new(Tools::connect(settings, &self.connector, facts.sees_images).await?);

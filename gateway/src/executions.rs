@@ -4,21 +4,21 @@
 //! It runs in a task of its own until the sandbox has the execution: work goes on without its client unless it was asked not to.
 use std::{
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use futures::{StreamExt as _, stream::BoxStream};
 use kernelbox_proto::{
     Error, ExecutionName,
     v1::{
-        ErrorCode, ExecuteRequest, ExecutionEvent, ResumeExecutionRequest, SandboxStage, Stage, execution_event::Kind,
-        session_event,
+        ErrorCode, ExecuteRequest, ExecutionEvent, ExecutionFinished, ResumeExecutionRequest, SandboxStage, Stage,
+        execution_event::Kind, session_event,
     },
 };
 use tokio::sync::{broadcast, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
-use tracing::Instrument as _;
+use tracing::{Instrument as _, Span, field::Empty};
 
 use crate::{
     metrics::{Held, Ran, Sandbox},
@@ -44,6 +44,19 @@ pub(crate) enum Start {
 }
 
 impl Start {
+    /// Who only follows is no part of what the execution took.
+    fn span(&self) -> Span {
+        match self {
+            Self::Execute(it) => tracing::info_span!(
+                "execution",
+                session = %it.0.session,
+                execution = %it.0.execution,
+                status = Empty,
+            ),
+            Self::Resume { .. } => Span::current(),
+        }
+    }
+
     pub(crate) fn name(&self) -> &ExecutionName {
         match self {
             Self::Execute(it) => &it.0,
@@ -64,6 +77,19 @@ pub(crate) struct Follow {
     waits: Option<(Instant, Sandbox)>,
     /// Since when connections have been breaking without an event between.
     unreachable: Option<Instant>,
+}
+
+/// Spans of where the time went, as the supervisor says: it reaches no collector itself. They are laid end to end, up to now.
+fn trace_stages(finished: &ExecutionFinished) {
+    let within = kernelbox_telemetry::context();
+    let mut end = SystemTime::now();
+    for stage in ["artifacts", "kernel", "install", "queue"] {
+        let took = finished.stages.get(stage).and_then(|it| Duration::try_from(*it).ok());
+        if let Some(begin) = took.and_then(|took| end.checked_sub(took)) {
+            kernelbox_telemetry::past(&within, stage, begin, end);
+            end = begin;
+        }
+    }
 }
 
 /// Why there is nothing more to follow.
@@ -88,6 +114,7 @@ impl Follow {
     pub(crate) fn stream(self, held: impl Send + 'static) -> BoxStream<'static, Result<ExecutionEvent, Error>> {
         let (out, events) = mpsc::channel(BUFFER);
         let tasks = self.router.tasks().clone();
+        let span = self.start.span();
         let task = async move {
             let mut this = self;
             let _running = Held::new(&this.router.metrics().executions.running);
@@ -103,7 +130,7 @@ impl Follow {
             }
             drop(held);
         };
-        tasks.spawn(task.in_current_span());
+        tasks.spawn(task.instrument(span));
         ReceiverStream::new(events).boxed()
     }
 
@@ -253,6 +280,10 @@ impl Follow {
             executions.waits.took(had, since.elapsed());
         }
         executions.take(event);
+        if let (Start::Execute(_), Some(Kind::Finished(finished))) = (&self.start, &event.kind) {
+            Span::current().record("status", finished.status().as_str_name());
+            trace_stages(finished);
+        }
     }
 
     /// An execution that ends without an event that says so. Whoever only followed it had no part in that.

@@ -6,7 +6,7 @@ mod requests;
 mod sandboxes;
 mod turns;
 
-use kernelbox_metrics::{Book, Counters, Error, Histograms, IntCounter, IntGauge, REQUEST, labels};
+use kernelbox_metrics::{Book, Counters, Error, Gauges, Histograms, IntCounter, IntGauge, REQUEST, labels};
 
 pub(crate) use self::{
     executions::{Counted, Executions, Ran, Sandbox},
@@ -52,6 +52,14 @@ labels! {
     }
 }
 
+labels! {
+    /// What this gateway shows to others.
+    pub(crate) enum Credential = "credential" {
+        Certificate = "certificate",
+        ControllerToken = "controller_token",
+    }
+}
+
 /// All metrics.
 #[derive(Debug)]
 pub(crate) struct Metrics {
@@ -63,12 +71,13 @@ pub(crate) struct Metrics {
     pub(crate) model: Model,
     pub(crate) sandboxes: Sandboxes,
     /// In memory, when they were counted last.
-    pub(crate) sessions: kernelbox_metrics::Gauges<Has>,
+    pub(crate) sessions: Gauges<Has>,
     pub(crate) sessions_created: IntCounter,
     pub(crate) sessions_deleted: IntCounter,
     pub(crate) sandbox_limit: IntGauge,
     pub(crate) file_bytes: Counters<Way>,
     pub(crate) store: StoreMetrics,
+    pub(crate) credentials: Gauges<Credential>,
 }
 
 /// Of the database.
@@ -115,6 +124,11 @@ impl Metrics {
                 )?,
                 errors: book.counters("kernelbox_store_errors_total", "Queries of the database that failed.")?,
             },
+            credentials: book.gauges(
+                "kernelbox_credential_end_timestamp_seconds",
+                "When what this gateway shows to others ends, in seconds since 1970; 0 for what it does not have: the \
+                 certificate that it serves, and the token by which the controller knows it (1 if that cannot be read).",
+            )?,
             book,
         })
     }

@@ -107,8 +107,8 @@ impl From<NoSandbox> for Error {
 /// One sandbox.
 #[async_trait]
 pub trait Sandbox: Send + Sync + 'static {
-    /// Names it for good, and is the audience of its tokens.
-    fn uid(&self) -> &str;
+    /// What operators know it by: that of its pod, if it is one.
+    fn name(&self) -> &str;
 
     /// The way to its supervisor; each call carries a fresh token of this scope.
     fn channel(&self, scope: Scope) -> SandboxChannel;
@@ -153,7 +153,7 @@ pub trait TokenSource: Send + Sync + 'static {
     fn token(&self, scope: Scope) -> Result<String, Error>;
 }
 
-/// Puts a token into each call.
+/// Puts a token into each call, and the trace that it belongs to.
 #[derive(Clone)]
 pub struct Authorized {
     source: Arc<dyn TokenSource>,
@@ -178,6 +178,7 @@ impl Interceptor for Authorized {
         let value = MetadataValue::try_from(format!("Bearer {token}"))
             .map_err(|_| Status::internal("a token is not a header value"))?;
         request.metadata_mut().insert("authorization", value);
+        kernelbox_telemetry::pass_on(request.metadata_mut().as_mut());
         Ok(request)
     }
 }

@@ -1,6 +1,7 @@
 //! One port for gRPC, grpc-web and HTTP; health, reflection, TLS, and the way down: drain on the first word, abort on the second.
 mod admin;
 mod connections;
+mod credentials;
 mod door;
 mod routes;
 mod tls;
@@ -10,6 +11,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
+use self::credentials::Credentials;
 use crate::{
     agent::Connector,
     auth::{self, Keys, KeysError},
@@ -167,7 +169,10 @@ async fn run(
     })?;
     let ready = CancellationToken::new();
     let admin = match config.admin_listen {
-        Some(address) => Some(admin::start(address, ready.child_token(), router.clone(), metrics).await?),
+        Some(address) => {
+            let credentials = Credentials::new(&config, metrics.credentials.clone())?;
+            Some(admin::start(address, ready.child_token(), router.clone(), metrics, credentials).await?)
+        }
         None => None,
     };
     let tls = acceptor.is_some();

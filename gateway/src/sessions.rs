@@ -33,6 +33,8 @@ pub(crate) use self::{
     slot::{Live, Slot},
     verdict::{Verdict, broken},
 };
+use tracing::{Instrument as _, Span, field::Empty};
+
 use crate::{
     config::ServeConfig,
     metrics::{Has, Metrics},
@@ -133,6 +135,7 @@ impl SessionRouter {
 
     /// The tenant's session. Another tenant's is not found.
     pub(crate) async fn find(&self, tenant: &str, id: &SessionId) -> Result<Arc<Slot>, Error> {
+        Span::current().record("session", id.as_str());
         let known = self.lock().get(id).cloned();
         let slot = match known {
             Some(slot) if slot.record().tenant == tenant => slot,
@@ -186,7 +189,8 @@ impl SessionRouter {
                 State::Starting(acquiring) => acquiring.clone(),
                 State::Empty => {
                     let (router, to) = (self.clone(), Arc::clone(slot));
-                    let task = self.0.tasks.spawn(async move { router.acquire(&to).await });
+                    let span = tracing::info_span!("acquire", session = %slot.id, generation = Empty, sandbox = Empty);
+                    let task = self.0.tasks.spawn(async move { router.acquire(&to).await }.instrument(span));
                     let acquiring = async move {
                         task.await.unwrap_or_else(|_| {
                             Err(Error::new(ErrorCode::Internal, "the start of the sandbox was broken off"))

@@ -14,7 +14,7 @@ use kernelbox_proto::{
     Error, SessionId, TurnName,
     v1::{self, ErrorCode, TurnCancelled, TurnEvent, TurnFailed, TurnStatus, turn_event::Kind},
 };
-use tracing::Instrument as _;
+use tracing::{Instrument as _, Span, field::Empty};
 
 pub(crate) use self::{
     recorder::Recorder,
@@ -143,6 +143,13 @@ impl Turns {
             number,
         );
         let turns = self.clone();
+        let span = tracing::info_span!(
+            "turn",
+            session = %name.session,
+            turn = %name.turn,
+            status = Empty,
+            otel.status_code = Empty
+        );
         let running_too = Held::new(&self.0.router.metrics().turns.running);
         let run = async move {
             let begun = Instant::now();
@@ -154,7 +161,7 @@ impl Turns {
             turns.end(&name, &running, ended).await;
             drop((in_use, permit, running_too));
         };
-        self.0.router.tasks().spawn(run.in_current_span());
+        self.0.router.tasks().spawn(run.instrument(span));
         Ok(())
     }
 
@@ -183,12 +190,16 @@ impl Turns {
             Ended::Failed(error) => (TurnStatus::Failed, failed(&error)),
         };
         recorder.change(|turn| turn.status = status.into()).await;
+        Span::current().record("status", status.as_str_name());
+        if status == TurnStatus::Failed {
+            Span::current().record("otel.status_code", "ERROR");
+        }
         match recorder.end(kind).await {
-            Ok(()) => tracing::info!(turn = %name, status = status.as_str_name(), "turn ended"),
+            Ok(()) => tracing::info!("turn ended"),
             // Its session was deleted, or another gateway has it.
-            Err(JournalError::Fenced) => tracing::info!(turn = %name, "a turn ended that is not ours any more"),
+            Err(JournalError::Fenced) => tracing::info!("a turn ended that is not ours any more"),
             Err(error) => {
-                tracing::error!(error = &error as &dyn std::error::Error, turn = %name, "cannot write the end of a turn");
+                tracing::error!(error = &error as &dyn std::error::Error, "cannot write the end of a turn");
             }
         }
         self.lock().remove(name);
@@ -206,7 +217,7 @@ impl Turns {
         if let Some(running) = self.running(name) {
             running.cancel(reason);
             if tokio::time::timeout(CANCEL, running.over()).await.is_err() {
-                tracing::warn!(turn = %name, "a cancelled turn does not end");
+                tracing::warn!(session = %name.session, turn = %name.turn, "a cancelled turn does not end");
             }
         }
         self.get(name).await

@@ -71,7 +71,9 @@ async fn a_file_goes_in_and_out_over_http() {
 
     let bare = reqwest::Client::builder().no_proxy().build().unwrap();
     assert_eq!(bare.get(&url).send().await.unwrap().status(), StatusCode::UNAUTHORIZED);
-    assert_eq!(http.get(gateway.url("/nowhere")).send().await.unwrap().status(), StatusCode::NOT_FOUND);
+    let nowhere = http.get(gateway.url("/nowhere")).send().await.unwrap();
+    assert_eq!(nowhere.status(), StatusCode::NOT_FOUND);
+    assert_eq!(nowhere.json::<serde_json::Value>().await.unwrap()["code"], 404);
     gateway.stop().await;
 }
 
@@ -240,6 +242,7 @@ async fn with_a_client_authority_only_known_clients_come_in() {
     let gateway = Gateway::start_with(|config| {
         config.tls =
             Some(TlsConfig { cert: data("server.pem"), key: data("server.key"), client_ca: Some(data("ca.pem")) });
+        config.admin_listen = Some(([127, 0, 0, 1], 0).into());
     })
     .await;
     let read = |name: &str| std::fs::read(data(name)).unwrap();
@@ -255,5 +258,14 @@ async fn with_a_client_authority_only_known_clients_come_in() {
     let known = client(true).get(&url).header("x-api-key", "kbx_one").send().await.unwrap();
     assert_eq!((known.status(), known.version()), (StatusCode::NOT_FOUND, reqwest::Version::HTTP_2));
     assert!(client(false).get(&url).send().await.is_err());
+
+    // and: operators see when the certificate ends
+    let metrics = format!("http://{}/metrics", gateway.bound.admin.unwrap());
+    let metrics = client(false).get(metrics).send().await.unwrap().text().await.unwrap();
+    let told = |credential: &str, end: u64| {
+        format!("kernelbox_credential_end_timestamp_seconds{{credential=\"{credential}\"}} {end}\n")
+    };
+    assert!(metrics.contains(&told("certificate", 4_949_025_364)), "{metrics}");
+    assert!(metrics.contains(&told("controller_token", 0)), "{metrics}");
     gateway.stop().await;
 }

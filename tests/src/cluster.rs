@@ -34,6 +34,8 @@ const KEY: &str = "kernelbox-cluster-tests";
 const OPEN: &str = "open";
 /// Where the gateway expects the scripted model, on the machine that the tests run on.
 pub const MODEL_PORT: u16 = 7999;
+/// Where both programs send their spans, on the same machine.
+pub const COLLECTOR_PORT: u16 = 4317;
 
 pub struct Cluster {
     pub kube: kube::Client,

@@ -4,6 +4,7 @@
 
 mod client;
 pub mod cluster;
+mod collector;
 mod leftovers;
 mod local_model;
 pub mod model_server;
@@ -13,6 +14,7 @@ mod turn;
 
 pub use client::{Client, Run, code_of};
 pub use cluster::Cluster;
+pub use collector::{Collector, Traced, documented_trace};
 pub use leftovers::{eventually, memory_of, mentions, process_runs};
 pub use local_model::LocalModel;
 pub use model_server::{ModelServer, Reply, Seen};

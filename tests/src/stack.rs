@@ -151,6 +151,8 @@ impl Stack {
             .arg(format!("--run-dir={}", self.run_dir().display()))
             .arg(format!("--python={}", python().display()))
             .arg(format!("--uv={}", root().join(".tools/bin/uv").display()))
+            // Another version's, where what runs of it is to go on under this gateway.
+            .args(std::env::var("KERNELBOX_TEST_SUPERVISOR").map(|path| format!("--supervisor={path}")))
             .args(&self.flags)
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())

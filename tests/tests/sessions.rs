@@ -1,11 +1,12 @@
 //! Sessions come and go, many of them, and leave nothing: no process, no socket, no file, no memory.
 use std::{
     fs,
+    process::Command,
     time::{Duration, Instant},
 };
 
 use kernelbox_proto::v1::{ExecuteRequest, ListSessionsRequest};
-use kernelbox_tests::{Client, Stack, eventually, memory_of, mentions};
+use kernelbox_tests::{Client, Stack, eventually, memory_of, mentions, python};
 use nix::sys::signal::Signal;
 
 const MIB: u64 = 1 << 20;
@@ -181,4 +182,35 @@ async fn a_server_that_ends_while_a_sandbox_starts_leaves_nothing() {
         stack.stop().await;
         start.await.unwrap().unwrap_err();
     }
+}
+
+/// What a newer version's first start leaves: a migration that this one does not know, and what it added.
+const NEWER: &str = "import sqlite3, sys
+database = sqlite3.connect(sys.argv[1])
+database.execute('ALTER TABLE sessions ADD COLUMN newer TEXT')
+database.execute('''INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
+    VALUES (9999, 'newer', 1, x'00', 0)''')
+database.commit()";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_goes_on_with_the_database_of_a_newer_one() {
+    let mut stack = Stack::start().await;
+    let mut client = stack.client().await;
+    let session = client.session().await;
+    client.upload(&session, "a.txt", b"kept").await.unwrap();
+    stack.signal(Signal::SIGTERM);
+    stack.ended().await;
+
+    // when
+    let database = stack.data().join("kernelbox.db");
+    let added = Command::new(python()).args(["-c", NEWER]).arg(database).status().unwrap();
+    assert!(added.success());
+    stack.restart().await;
+
+    // then
+    let mut client = stack.client().await;
+    assert_eq!(client.run(&session, "print(open('a.txt').read())").await.ok(), "kept\n");
+    let other = client.session().await;
+    assert_eq!(client.run(&other, "print(1)").await.ok(), "1\n");
+    stack.stop().await;
 }

@@ -158,6 +158,23 @@ impl fmt::Display for EndReason {
     }
 }
 
+impl StageTimes {
+    /// The stages of its start that are over: name, beginning, end.
+    pub fn steps(&self) -> impl Iterator<Item = (&'static str, &MicroTime, &MicroTime)> {
+        let mut before = self.queued.as_ref();
+        let ends = [
+            ("queued", &self.created),
+            ("scheduled", &self.scheduled),
+            ("pulled", &self.started),
+            ("kernel_ready", &self.kernel_ready),
+        ];
+        ends.into_iter().filter_map(move |(stage, end)| {
+            let end = end.as_ref()?;
+            before.replace(end).map(|begin| (stage, begin, end))
+        })
+    }
+}
+
 /// The times of a sandbox' life.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]

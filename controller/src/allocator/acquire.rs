@@ -22,6 +22,7 @@ use serde_json::json;
 use tokio::{sync::mpsc, time::Instant};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
+use tracing::{Instrument as _, Span, info_span};
 
 use super::{Parts, expiry, unwritten, waiting};
 use crate::{
@@ -41,7 +42,7 @@ const PATIENCE: Duration = Duration::from_mins(2);
 /// The stages, and the sandbox in the end.
 pub(super) fn stream(parts: Arc<Parts>, request: AcquireRequest) -> BoxStream<'static, Result<AcquireEvent, Status>> {
     let (events, receiver) = mpsc::channel(16);
-    tokio::spawn(async move {
+    let acquiring = async move {
         let _waits = parts.metrics.waits();
         let acquired = tokio::select! {
             acquired = parts.acquire(&request, &events) => acquired,
@@ -60,7 +61,8 @@ pub(super) fn stream(parts: Arc<Parts>, request: AcquireRequest) -> BoxStream<'s
             }
         };
         let _ = events.send(last).await;
-    });
+    };
+    tokio::spawn(acquiring.in_current_span());
     ReceiverStream::new(receiver).boxed()
 }
 
@@ -111,6 +113,7 @@ impl Parts {
                 Known::Mine(sandbox) => {
                     if let Some(acquired) = self.if_ready(&sandbox)? {
                         self.metrics.acquired(source, begun.elapsed());
+                        trace(source, &sandbox);
                         return Ok(Some(acquired));
                     }
                     let stage = waiting::stage(&self.cluster, &sandbox);
@@ -213,7 +216,7 @@ impl Parts {
         // They stay reserved until the watch has had time to show whose they are.
         let mut lost = Vec::new();
         while let Some(warm) = self.reserve(&request.template, &hash) {
-            match self.cluster.patch_sandbox(&warm.0, claim(request)).await {
+            match self.cluster.patch_sandbox(&warm.0, claim(request)).instrument(info_span!("claim")).await {
                 Ok(()) => return Ok(Source::Warm),
                 // Another replica has it, or it has ended.
                 Err(WriteError::Conflict | WriteError::Gone) => lost.push(warm),
@@ -239,7 +242,8 @@ impl Parts {
             idle_timeout: idle_timeout(request),
         };
         let mut changes = self.cluster.changes.subscribe();
-        match self.cluster.create_sandbox(&Sandbox { metadata, spec, status: None }).await {
+        let sandbox = Sandbox { metadata, spec, status: None };
+        match self.cluster.create_sandbox(&sandbox).instrument(info_span!("create")).await {
             Ok(_) => Ok(Source::Cold),
             // It was made before, by a request whose answer was lost; the watch will show it.
             Err(WriteError::Conflict) => {
@@ -269,6 +273,17 @@ impl Parts {
         reserved.insert(one.name_any());
         drop(reserved);
         Some(Reserved(one, self))
+    }
+}
+
+/// What the call's span has of its outcome: the sandbox, and how the time went in which it started, if that was now.
+fn trace(source: Source, sandbox: &Sandbox) {
+    Span::current().record("sandbox", sandbox.name_any());
+    if source == Source::Cold {
+        let within = kernelbox_telemetry::context();
+        for (stage, begin, end) in sandbox.status.iter().flat_map(|status| status.stages.steps()) {
+            kernelbox_telemetry::past(&within, stage, begin.0.into(), end.0.into());
+        }
     }
 }
 

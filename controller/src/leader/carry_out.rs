@@ -103,7 +103,8 @@ impl Leader {
             },
             Step::End(reason, message) => {
                 let status = life::ended(&sandbox, known.as_deref(), reason, message, clock::now());
-                tracing::info!(sandbox = sandbox.name_any(), session = sandbox.spec.session, %reason, "a sandbox ends");
+                let session = sandbox.spec.session.as_deref().and_then(|it| it.strip_prefix("sessions/"));
+                tracing::info!(sandbox = sandbox.name_any(), session, %reason, "a sandbox ends");
                 self.tell(&sandbox, status).await?;
                 self.metrics.ended(reason);
                 Ok(())

@@ -13,7 +13,11 @@ fn template(spec: Value) -> SandboxTemplate {
 }
 
 fn platform() -> Platform {
-    Platform { public_keys: "kernelbox-keys".into(), supervisor_image: Some("kernelbox/kernel:1".into()) }
+    Platform {
+        public_keys: "kernelbox-keys".into(),
+        supervisor_image: Some("kernelbox/kernel:1".into()),
+        log_format: LogFormat::Text,
+    }
 }
 
 fn made(spec: Value) -> Pod {

@@ -241,13 +241,29 @@ def processes() -> list[Panel]:
             "A fall is a restart: kubectl logs --previous. KernelboxTargetDown.",
             [(f"time() - process_start_time_seconds{{{JOBS}}}", "{{job}} {{instance}}")],
             SECONDS,
-            width=12,
+            width=6,
         ),
         graph(
             "Versions",
             "Programs by version. Two of one kind: an upgrade goes on, or stands still.",
             [("count by (job, version) (kernelbox_build_info)", "{{job}} {{version}}")],
             COUNT,
-            width=12,
+            width=6,
+        ),
+        graph(
+            "Certificate and token end in",
+            "Of each gateway, without those that it does not have. The token is of an hour and renewed each time. "
+            "KernelboxCredentialEnds.",
+            [("(kernelbox_credential_end_timestamp_seconds > 0) - time()", "{{credential}} {{instance}}")],
+            SECONDS,
+            width=6,
+        ),
+        graph(
+            "Age of the signing key",
+            "Of the key that signs sandboxes' tokens; there is a new one each day. KernelboxSigningKeyOld from 2 days.",
+            [("time() - (kernelbox_signing_key_created_timestamp_seconds > 0)", "{{instance}}")],
+            SECONDS,
+            width=6,
+            limits=[(2 * 86400, "red")],
         ),
     ]

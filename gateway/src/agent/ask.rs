@@ -60,7 +60,8 @@ impl Agent {
                 }
                 Err(error) => error,
             };
-            tracing::info!(kind = ?error.kind, attempt, "a model call failed: {error}");
+            tracing::info!(kind = ?error.kind, attempt, "a model call failed");
+            tracing::debug!("the model's server says: {error}");
             telling.void(&error.message).await?;
             if error.kind == Failure::TooLong && !has_shrunk {
                 has_shrunk = true;

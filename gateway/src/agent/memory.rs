@@ -162,7 +162,8 @@ impl Memory {
             Ok(text) if !text.trim().is_empty() => text::end_cut(text.trim(), SUMMARY_BYTES),
             Ok(_) => left_out(count, &self.summary),
             Err(error) => {
-                tracing::warn!(kind = ?error.kind, "no summary: {error}");
+                tracing::warn!(kind = ?error.kind, "no summary");
+                tracing::debug!("the model's server says: {error}");
                 left_out(count, &self.summary)
             }
         };

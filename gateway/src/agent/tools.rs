@@ -7,6 +7,8 @@ use kernelbox_proto::{
     v1::{self, ToolCallRequested, ToolCalled, ToolResult, TurnStatus, turn_event::Kind},
 };
 
+use tracing::Instrument as _;
+
 use super::{
     Agent, Halt, arguments, json, mcp,
     prompt::{self, PYTHON},
@@ -118,7 +120,11 @@ impl Agent {
         let (pythons, others): (Vec<_>, Vec<_>) = calls.iter().enumerate().partition(|(_, call)| call.name == PYTHON);
         let others = try_join_all(others.into_iter().map(|(at, call)| {
             let (tools, running, metrics) = (&tools, &running, &metrics.turns);
-            async move { Ok::<_, Halt>((at, tools.call(call, running, metrics).await?)) }
+            // A model may call anything by any name.
+            let name = if tools.has(&call.name) { call.name.as_str() } else { "unknown" };
+            let called = tools.call(call, running, metrics);
+            let called = called.instrument(tracing::info_span!("tool", tool = name));
+            async move { Ok::<_, Halt>((at, called.await?)) }
         }));
         let pythons = async {
             let mut results = Vec::with_capacity(pythons.len());

@@ -3,14 +3,13 @@ mod args;
 mod model_args;
 
 use std::{
-    io::IsTerminal as _,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use kernelbox_gateway::{Bound, ServeConfig, Shutdown};
+use kernelbox_telemetry::{LogFormat, Logs, Telemetry};
 use tokio::{sync::oneshot, task::JoinHandle};
-use tracing_subscriber::EnvFilter;
 
 pub(crate) use self::args::{ServeArgs, UpArgs};
 use self::model_args::ModelArgs;
@@ -29,7 +28,7 @@ pub(crate) async fn up(args: UpArgs) -> Result<Exit> {
         // Neither the terminal's Ctrl-C nor its end reaches the server from here on.
         nix::unistd::setsid().map_err(|e| Failure::local("cannot leave the terminal", e))?;
     }
-    log_to_stderr("warn");
+    let _telemetry = telemetry(args.common.log_format, "warn")?;
     let data_dir = server_file::data_dir(args.common.data_dir.as_deref())?;
     let claimed = Claimed::new(&data_dir)?;
     let (python, uv) = match &args.common.python {
@@ -44,7 +43,7 @@ pub(crate) async fn up(args: UpArgs) -> Result<Exit> {
 }
 
 pub(crate) async fn serve(args: ServeArgs) -> Result<Exit> {
-    log_to_stderr("info");
+    let _telemetry = telemetry(args.common.log_format, "info")?;
     let python = match (&args.common.python, &args.controller) {
         (Some(python), _) => python.clone(),
         // Pods bring their own.
@@ -140,11 +139,12 @@ pub(crate) struct Embedded {
     shutdown: Shutdown,
     server: JoinHandle<std::result::Result<(), kernelbox_gateway::ServeError>>,
     _data: tempfile::TempDir,
+    _telemetry: Telemetry,
 }
 
 impl Embedded {
     pub(crate) async fn start(data_dir: Option<&Path>, progress: &Progress) -> Result<(Self, Client)> {
-        log_to_stderr("error");
+        let telemetry = telemetry(LogFormat::Text, "error")?;
         let shared = server_file::data_dir(data_dir)?;
         daemon::make_data_dir(&shared)?;
         let (python, uv) = match std::env::var_os("KERNELBOX_PYTHON") {
@@ -173,7 +173,7 @@ impl Embedded {
         };
         let key = server_file::local_key(data.path());
         let client = Client::new(&bound.endpoint(), key.as_deref(), None)?;
-        Ok((Self { shutdown, server, _data: data }, client))
+        Ok((Self { shutdown, server, _data: data, _telemetry: telemetry }, client))
     }
 
     /// Ends the server and all that it runs.
@@ -195,16 +195,11 @@ fn cannot_serve(error: &dyn std::error::Error) -> Failure {
     Failure::new(Exit::Failed, message)
 }
 
-/// Logs of the server, for `RUST_LOG` or at this level.
-fn log_to_stderr(level: &str) {
+/// The server's logs, of this level if `RUST_LOG` does not say more, and its spans.
+fn telemetry(format: LogFormat, level: &str) -> Result<Telemetry> {
     // rmcp logs the addresses of MCP servers whole, and they may have keys in them; the turn is told what went wrong.
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(format!("{level},rmcp=off")));
-    // An error only says that logs are set up already.
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        // Whoever reads the log may be gone, and to say so on the same stream would panic.
-        .log_internal_errors(false)
-        .try_init();
+    let filter = format!("{level},rmcp=off");
+    let logs = Logs { format, filter: &filter };
+    kernelbox_telemetry::start_and_export("kernelbox-gateway", env!("CARGO_PKG_VERSION"), logs)
+        .map_err(|error| Failure::usage(error.to_string()))
 }

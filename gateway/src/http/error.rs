@@ -1,7 +1,7 @@
 //! Errors over HTTP: the same table as over gRPC, as JSON.
 use axum::{
     Json,
-    http::{HeaderValue, header},
+    http::{HeaderValue, StatusCode, header},
     response::{IntoResponse as _, Response},
 };
 use kernelbox_proto::Error;
@@ -9,7 +9,11 @@ use serde_json::json;
 
 /// `{"code": 404, "reason": "FILE_NOT_FOUND", "message": "...", "request_id": "..."}`
 pub(crate) fn response(error: &Error, request_id: &str) -> Response {
-    let status = error.code.http();
+    with_status(error.code.http(), error, request_id)
+}
+
+/// The same with a status of HTTP's own.
+pub(crate) fn with_status(status: StatusCode, error: &Error, request_id: &str) -> Response {
     let body = json!({
         "code": status.as_u16(),
         "reason": error.reason(),

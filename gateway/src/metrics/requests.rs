@@ -1,4 +1,4 @@
-//! Calls, from their first byte to their last: by service, method and code.
+//! Calls, from their first byte to their last: by service, method and code. Their spans last as long.
 use std::{
     collections::HashMap,
     pin::Pin,
@@ -13,6 +13,7 @@ use hyper::body::{Frame, SizeHint};
 use kernelbox_metrics::{Book, Error, Histogram, IntCounterVec, IntGauge, REQUEST};
 use prost::Message as _;
 use tonic::{Code, Status};
+use tracing::Span;
 
 use super::Held;
 
@@ -85,6 +86,7 @@ impl Requests {
             is_grpc,
             begun: Instant::now(),
             code: Ended::Grpc(Code::Cancelled),
+            span: Span::none(),
         }
     }
 }
@@ -109,6 +111,19 @@ enum Ended {
     Http(http::StatusCode),
 }
 
+impl Ended {
+    /// Whether it is the server that failed, not its caller.
+    fn is_fault(self) -> bool {
+        match self {
+            Self::Grpc(code) => {
+                use Code::{DataLoss, DeadlineExceeded, Internal, Unavailable, Unimplemented, Unknown};
+                matches!(code, Unknown | DeadlineExceeded | Unimplemented | Internal | Unavailable | DataLoss)
+            }
+            Self::Http(status) => status.is_server_error(),
+        }
+    }
+}
+
 /// A call that goes on. Its end is counted.
 #[derive(Debug)]
 pub(crate) struct Request {
@@ -116,12 +131,19 @@ pub(crate) struct Request {
     is_grpc: bool,
     begun: Instant,
     code: Ended,
+    span: Span,
     _open: Held,
 }
 
 impl Request {
-    /// The answer, which is watched to its end.
-    pub(crate) fn answer(mut self, response: Response<Body>) -> Response<Body> {
+    /// Its service and method.
+    pub(crate) fn name(&self) -> String {
+        format!("{}/{}", self.route.service, self.route.method)
+    }
+
+    /// The answer, which is watched to its end, in the call's span.
+    pub(crate) fn answer(mut self, response: Response<Body>, span: Span) -> Response<Body> {
+        self.span = span;
         if !self.is_grpc {
             self.code = Ended::Http(response.status());
         } else if let Some(status) = Status::from_header_map(response.headers()) {
@@ -137,6 +159,10 @@ impl Drop for Request {
             Ended::Grpc(code) => word(*code),
             Ended::Http(status) => status.as_str(),
         };
+        self.span.record("code", code);
+        if self.code.is_fault() {
+            self.span.record("otel.status_code", "ERROR");
+        }
         self.route.codes.with_label_values(&[self.route.service.as_str(), &self.route.method, code]).inc();
         self.route.times.observe(self.begun.elapsed().as_secs_f64());
     }
@@ -155,6 +181,7 @@ impl HttpBody for Watched {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let _in_call = self.request.span.clone().entered();
         let frame = Pin::new(&mut self.body).poll_frame(context);
         if let Poll::Ready(Some(Ok(frame))) = &frame
             && let Some(status) = frame.trailers_ref().and_then(Status::from_header_map)

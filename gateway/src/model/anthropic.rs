@@ -89,7 +89,7 @@ impl ChatModel for Anthropic {
             };
             match self.learn(&refusal, manner) {
                 Some(other) => {
-                    tracing::info!(model = self.model, said = refusal.error.message, "asking another way");
+                    tracing::debug!(said = refusal.error.message, "asking another way");
                     manner = other;
                 }
                 None => return Err(refusal.error),

@@ -124,7 +124,7 @@ impl OpenAi {
         } else {
             return false;
         }
-        tracing::info!(server = %self.base.origin().ascii_serialization(), said = refusal.error.message, "asking another way");
+        tracing::debug!(server = %self.base.origin().ascii_serialization(), said = refusal.error.message, "asking another way");
         true
     }
 }

@@ -5,7 +5,7 @@ use axum::{Router, http::StatusCode, routing::get};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::ServeError;
+use super::{ServeError, credentials::Credentials};
 use crate::{config, metrics::Metrics, sessions::SessionRouter};
 
 pub(super) struct Admin {
@@ -19,6 +19,7 @@ pub(super) async fn start(
     draining: CancellationToken,
     router: SessionRouter,
     metrics: Arc<Metrics>,
+    credentials: Credentials,
 ) -> Result<Admin, ServeError> {
     let listener = config::bind(address, "--admin-listen").await?;
     let address = listener.local_addr().unwrap_or(address);
@@ -28,6 +29,7 @@ pub(super) async fn start(
     };
     let metrics = move || {
         router.count();
+        credentials.look();
         let text = metrics.book.text().map_err(|_| StatusCode::INTERNAL_SERVER_ERROR);
         async move { text }
     };

@@ -3,14 +3,14 @@ use std::sync::Arc;
 
 use axum::{
     extract::{Request, State},
-    http::{HeaderName, HeaderValue, header},
+    http::{HeaderName, HeaderValue, StatusCode, header},
     middleware::Next,
     response::Response,
 };
 use kernelbox_proto::{DOMAIN, Error, v1::ErrorCode};
 use tonic::Status;
 use tonic_types::StatusExt as _;
-use tracing::Instrument as _;
+use tracing::{Instrument as _, field::Empty};
 
 use crate::{
     auth::Keys,
@@ -38,16 +38,30 @@ pub(super) async fn pass(State(door): State<Door>, mut request: Request, next: N
     let grpc = is_grpc(&request);
     let counted = door.metrics.requests.begin(request.uri().path(), request.method(), grpc);
     let path = request.uri().path().to_owned();
+    // Paths of HTTP have names of files in them: the call's name has not.
+    let span = tracing::info_span!(
+        "call",
+        otel.name = counted.name(),
+        otel.kind = "server",
+        otel.status_code = Empty,
+        request_id,
+        trace_id = Empty,
+        tenant = Empty,
+        key = Empty,
+        session = Empty,
+        code = Empty,
+    );
     let response = if OPEN.iter().any(|open| path.starts_with(open)) {
         next.run(request).await
     } else {
         match door.caller(&request, &request_id) {
             Err(error) => {
-                tracing::debug!(request_id, path, reason = error.reason(), "refused");
+                tracing::debug!(parent: &span, path, reason = error.reason(), "refused");
                 refusal(&error, grpc, &request_id)
             }
             Ok((caller, key)) => {
-                let span = tracing::info_span!("call", request_id, path, tenant = caller.tenant, key);
+                kernelbox_telemetry::join(&span, request.headers());
+                span.record("tenant", &caller.tenant).record("key", key);
                 request.extensions_mut().insert(caller);
                 let response = next.run(request).instrument(span.clone()).await;
                 span.in_scope(|| tracing::debug!(status = response.status().as_u16(), "answered"));
@@ -59,18 +73,14 @@ pub(super) async fn pass(State(door): State<Door>, mut request: Request, next: N
     if let Ok(value) = HeaderValue::from_str(&request_id) {
         response.headers_mut().insert(REQUEST_ID, value);
     }
-    counted.answer(response)
+    counted.answer(response, span)
 }
 
 /// For paths that lead nowhere.
 pub(super) async fn nowhere(request: Request) -> Response {
     let error = Error::new(ErrorCode::Unimplemented, format!("nothing is served at {}", request.uri().path()));
     let (grpc, id) = (is_grpc(&request), request_id(&request));
-    let mut response = refusal(&error, grpc, &id);
-    if !grpc {
-        *response.status_mut() = http::StatusCode::NOT_FOUND;
-    }
-    response
+    if grpc { refusal(&error, grpc, &id) } else { error::with_status(StatusCode::NOT_FOUND, &error, &id) }
 }
 
 impl Door {

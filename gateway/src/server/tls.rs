@@ -46,6 +46,14 @@ pub(super) fn acceptor(tls: &TlsConfig) -> Result<TlsAcceptor, TlsError> {
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
+/// When the first certificate of a chain ends, in seconds since 1970.
+pub(super) fn end_of(path: &PathBuf) -> Result<i64, TlsError> {
+    let chain = certificates(path, "--tls-cert")?;
+    let own = chain.first().and_then(|own| x509_parser::parse_x509_certificate(own).ok());
+    let (_, own) = own.ok_or_else(|| TlsError::Empty { path: path.clone(), flag: "--tls-cert" })?;
+    Ok(own.validity().not_after.timestamp())
+}
+
 fn certificates(path: &PathBuf, flag: &'static str) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let read = |source| TlsError::Pem { path: path.clone(), flag, source };
     let all = CertificateDer::pem_file_iter(path).map_err(read)?.collect::<Result<Vec<_>, _>>().map_err(read)?;

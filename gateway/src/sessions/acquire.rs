@@ -11,6 +11,7 @@ use kernelbox_proto::{
     v1::{ErrorCode, SandboxStage, Stage},
 };
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tracing::{Instrument as _, Span};
 
 use super::{
     Live, SessionRouter, Slot, being_deleted,
@@ -96,7 +97,8 @@ impl SessionRouter {
                 return Err(error);
             }
         };
-        tracing::info!(session = %slot.id, generation = record.generation, sandbox = sandbox.uid(), "sandbox ready");
+        Span::current().record("generation", record.generation).record("sandbox", sandbox.name());
+        tracing::info!("sandbox ready");
         slot.tell_stage(ready(news.as_deref().unwrap_or_default()));
         let (metrics, asked) = (self.shared_metrics(), Arc::clone(&sandbox));
         // Nobody waits for it.
@@ -138,8 +140,8 @@ impl SessionRouter {
 
     /// Makes a new sandbox the session's, with its files. What is there to be told of it, if there was an earlier one.
     async fn prepare(&self, slot: &Slot, sandbox: &dyn Sandbox, record: &Record) -> Result<Option<String>, Error> {
-        bind(sandbox, record).await.map_err(|error| {
-            tracing::error!(session = %slot.id, sandbox = sandbox.uid(), "a new sandbox refuses its session: {error}");
+        bind(sandbox, record).instrument(tracing::info_span!("bind")).await.map_err(|error| {
+            tracing::error!(session = %slot.id, sandbox = sandbox.name(), "a new sandbox refuses its session: {error}");
             unbound(&format!("the sandbox could not be given to the session: {error}"))
         })?;
         let news = self.restore(slot, sandbox, record).await?;
@@ -155,7 +157,8 @@ impl SessionRouter {
         if let Some(checkpoint) = self.0.store.checkpoint(&slot.id).await? {
             slot.tell_stage(SandboxStage { stage: Stage::Restoring.into(), position: 0, message: String::new() });
             let owner = Owner { session: &slot.id, generation: record.generation };
-            let missing = checkpoints.restore(sandbox, owner, &checkpoint).await?;
+            let restore = checkpoints.restore(sandbox, owner, &checkpoint);
+            let missing = restore.instrument(tracing::info_span!("restore")).await?;
             files.saved = Some(checkpoint.create_time);
             files.missing = checkpoint.skipped.into_iter().chain(missing).collect();
         }

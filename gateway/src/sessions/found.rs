@@ -20,14 +20,14 @@ impl SessionRouter {
         let Some(sandbox) = self.0.provider.find(&claim(record)).await? else { return Ok(None) };
         match bind(sandbox.as_ref(), record).await {
             Ok(()) => {
-                tracing::info!(session = %record.id, generation = record.generation, sandbox = sandbox.uid(), "sandbox found");
+                tracing::info!(session = %record.id, generation = record.generation, sandbox = sandbox.name(), "sandbox found");
                 return Ok(Some(Arc::new(Live::new(sandbox, record, None))));
             }
             Err(error) if error.code == ErrorCode::SandboxRetired => {
                 self.save_retired(sandbox.as_ref(), record).await?;
             }
             Err(error) => {
-                tracing::warn!(session = %record.id, sandbox = sandbox.uid(), "a sandbox that was found is given up: {error}");
+                tracing::warn!(session = %record.id, sandbox = sandbox.name(), "a sandbox that was found is given up: {error}");
             }
         }
         sandbox.destroy().await;

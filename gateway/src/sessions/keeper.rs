@@ -77,7 +77,7 @@ impl SessionRouter {
         }
         drop(place);
         live.gone.cancel();
-        tracing::info!(session = %slot.id, sandbox = live.sandbox.uid(), reason = ended.reason, stays, "sandbox left");
+        tracing::info!(session = %slot.id, sandbox = live.sandbox.name(), reason = ended.reason, stays, "sandbox left");
         self.metrics().sandboxes.left(&ended.reason);
         slot.tell_ended(ended);
         if let Err(error) = self.0.store.active(&slot.id, slot.last_activity()).await {

@@ -201,7 +201,7 @@ impl FakeSandbox {
 
 #[async_trait]
 impl Sandbox for FakeSandbox {
-    fn uid(&self) -> &str {
+    fn name(&self) -> &str {
         &self.uid
     }
 

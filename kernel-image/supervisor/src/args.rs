@@ -2,11 +2,15 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
+use kernelbox_telemetry::LogFormat;
 
 /// Keeps the kernels and the files of one sandbox.
 #[derive(Debug, Parser)]
 #[command(name = "kernelbox-supervisor", version)]
 pub struct Cli {
+    /// How the log is written.
+    #[arg(long, global = true, env = "KERNELBOX_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
+    pub log_format: LogFormat,
     #[command(subcommand)]
     pub command: Command,
 }

@@ -18,6 +18,7 @@ use kernelbox_proto::{
     v1::{self, AutoInstall, ErrorCode},
 };
 use tokio::sync::{mpsc, oneshot, watch};
+use tracing::Span;
 
 use crate::{
     execution::Execution,
@@ -51,6 +52,8 @@ pub struct Job {
     pub allow_input: bool,
     pub auto_install: AutoInstall,
     pub rerun_after_install: bool,
+    /// Of the call that asked for it.
+    pub span: Span,
 }
 
 /// How a context's kernels are started.

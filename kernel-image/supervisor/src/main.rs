@@ -1,28 +1,18 @@
 //! `kernelbox-supervisor`: keeps the kernels and files of one sandbox.
-use std::{
-    fs,
-    io::{IsTerminal as _, Write as _},
-    os::unix::process::CommandExt as _,
-    process::Command,
-};
+use std::{fs, io::Write as _, os::unix::process::CommandExt as _, process::Command};
 
 use anyhow::Context as _;
 use clap::Parser as _;
 use kernelbox_supervisor::{args, embedded, install, interpreter, server};
-use tracing_subscriber::EnvFilter;
+use kernelbox_telemetry::Logs;
 
 /// Where Kubernetes reads why a container ended. It is there in no other place.
 const TERMINATION_LOG: &str = "/dev/termination-log";
 
 fn main() -> anyhow::Result<()> {
     let cli = args::Cli::parse();
-    tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,zeromq=error")))
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        // Whoever reads the log may be gone, and to say so on the same stream would panic.
-        .log_internal_errors(false)
-        .init();
+    let logs = Logs { format: cli.log_format, filter: "info,zeromq=error" };
+    let _telemetry = kernelbox_telemetry::start("kernelbox-supervisor", logs);
     let done = run(cli.command);
     if let Err(error) = &done
         && let Ok(mut log) = fs::File::options().write(true).truncate(true).open(TERMINATION_LOG)

@@ -84,7 +84,8 @@ impl Packages {
             return installed;
         }
         if let Err(words) = &mut outcome {
-            tracing::info!(words, "packages were not installed");
+            tracing::info!("packages were not installed");
+            tracing::debug!("uv says: {words}");
         }
         wanted.into_iter().map(|wanted| report(wanted, &outcome, began.elapsed())).collect()
     }

@@ -22,6 +22,7 @@ use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Server, server::TcpIncoming};
 use tonic_health::ServingStatus;
+use tracing::{Span, field::Empty};
 
 use self::ending::{Ending, Endings};
 use crate::{
@@ -75,7 +76,7 @@ pub async fn run(mut args: ServeArgs) -> anyhow::Result<()> {
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_service_status("", ServingStatus::NotServing).await;
     let code = SandboxServiceServer::new(service).max_decoding_message_size(MAX_MESSAGE);
-    let router = Server::builder().add_service(health_service).add_service(code);
+    let router = Server::builder().trace_fn(span).add_service(health_service).add_service(code);
     let stop = CancellationToken::new();
     let stopped = stop.clone().cancelled_owned();
     let serving: std::pin::Pin<Box<dyn Future<Output = _> + Send>> = match args.listen.strip_prefix("unix:") {
@@ -138,6 +139,16 @@ pub async fn run(mut args: ServeArgs) -> anyhow::Result<()> {
     }
     fs::remove_dir_all(sandbox.run_dir.join("tmp")).ok();
     result
+}
+
+/// Of a call that says which trace it belongs to.
+fn span<B>(request: &http::Request<B>) -> Span {
+    if !request.headers().contains_key("traceparent") {
+        return Span::none();
+    }
+    let span = tracing::info_span!("call", method = request.uri().path(), trace_id = Empty);
+    kernelbox_telemetry::join(&span, request.headers());
+    span
 }
 
 /// Makes the folders and what works in them; starts no process.

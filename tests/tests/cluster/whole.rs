@@ -2,8 +2,9 @@
 use kernelbox_api::{EndReason, Phase};
 use kernelbox_proto::v1::{CreateSessionRequest, Session};
 use kernelbox_tests::{
-    Cluster, ModelServer, Reply,
-    cluster::{MODEL_PORT, kubectl, phase},
+    Cluster, Collector, ModelServer, Reply, Traced,
+    cluster::{COLLECTOR_PORT, MODEL_PORT, kubectl, phase},
+    documented_trace, eventually,
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -35,6 +36,34 @@ async fn code_files_and_turns_work_from_outside() {
     client.delete(&session).await;
     assert_eq!(cluster.ended(&session).await, EndReason::Released);
     cluster.pod_gone(&sandbox).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a cluster: make test-cluster"]
+async fn a_turn_is_one_trace_through_gateway_and_controller() {
+    let cluster = Cluster::open().await;
+    let model = ModelServer::listen(([0, 0, 0, 0], MODEL_PORT)).await;
+    let collector = Collector::listen(([0, 0, 0, 0], COLLECTOR_PORT)).await;
+    model.push(Reply::python("print(6 * 7)"));
+    model.push(Reply::text("42."));
+    let mut client = cluster.client().await;
+    let session = client.session().await;
+
+    // when
+    let turned = client.turn(&session, "How much is 6 * 7?").await;
+    assert_eq!(turned.answer(), "42.");
+
+    // then
+    let call = |it: &Traced| it.name.ends_with("/StartTurn") && it.attributes["session"] == session[9..];
+    let called = || collector.spans().into_iter().find(call).ok_or_else(|| "no call yet".to_owned());
+    let call = eventually("the call is traced", called).await;
+    collector.trace(&call.trace, &documented_trace(|_| true)).await;
+    let acquire = collector.spans().into_iter().find(|it| it.trace == call.trace && it.name.ends_with("/Acquire"));
+    let acquire = acquire.unwrap();
+    let sandbox = cluster.live(&session).await.unwrap();
+    assert_eq!(acquire.service, "kernelbox-controller");
+    assert_eq!(acquire.attributes["sandbox"], sandbox.metadata.name.unwrap());
+    client.delete(&session).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

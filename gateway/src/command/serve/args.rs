@@ -7,6 +7,7 @@ use std::{
 
 use clap::Args;
 use kernelbox_gateway::{ClusterConfig, ServeConfig, TlsConfig};
+use kernelbox_telemetry::LogFormat;
 
 use super::model_args::ModelArgs;
 use crate::command::failure::Result;
@@ -41,6 +42,9 @@ pub(crate) struct CommonArgs {
     /// End the server after so long without a call
     #[arg(long, env = "KERNELBOX_EXIT_WHEN_IDLE", value_name = "TIME", value_parser = humantime::parse_duration)]
     pub exit_when_idle: Option<Duration>,
+    /// How the server's log is written
+    #[arg(long, env = "KERNELBOX_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
+    pub log_format: LogFormat,
     #[command(flatten)]
     pub model: ModelArgs,
 }

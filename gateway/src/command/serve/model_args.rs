@@ -6,30 +6,31 @@ use kernelbox_gateway::model::{Key, ModelSettings, ModelsConfig};
 
 use crate::command::failure::{Failure, Result};
 
+/// Of the flags in `--help`. They say it one by one: a heading of them all would go on over the flags that follow.
+const HEADING: &str = "Language model";
 /// Where a key may be besides in a file.
 const KEY: &str = "KERNELBOX_MODEL_KEY";
 
 #[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "Language model")]
 pub(crate) struct ModelArgs {
     /// The model of turns that name none: MODEL, or PROVIDER:MODEL with openai, azure, anthropic, ollama or local
     /// [default: that of OPENAI_API_KEY, ANTHROPIC_API_KEY, AZURE_OPENAI_ENDPOINT or OLLAMA_HOST, whichever is set]
-    #[arg(long, env = "KERNELBOX_MODEL", value_name = "MODEL")]
+    #[arg(long, help_heading = HEADING, env = "KERNELBOX_MODEL", value_name = "MODEL")]
     pub model: Option<String>,
     /// The base URL of the model's server, for example http://127.0.0.1:8080/v1
-    #[arg(long, env = "KERNELBOX_MODEL_URL", value_name = "URL")]
+    #[arg(long, help_heading = HEADING, env = "KERNELBOX_MODEL_URL", value_name = "URL")]
     pub model_url: Option<String>,
     /// The format that the model's server speaks: openai or anthropic [default: openai]
-    #[arg(long, env = "KERNELBOX_MODEL_API", value_name = "FORMAT")]
+    #[arg(long, help_heading = HEADING, env = "KERNELBOX_MODEL_API", value_name = "FORMAT")]
     pub model_api: Option<String>,
     /// A file with the key to the model's server [default: the key is in KERNELBOX_MODEL_KEY or the provider's own variable]
-    #[arg(long, env = "KERNELBOX_MODEL_KEY_FILE", value_name = "FILE")]
+    #[arg(long, help_heading = HEADING, env = "KERNELBOX_MODEL_KEY_FILE", value_name = "FILE")]
     pub model_key_file: Option<PathBuf>,
     /// Tokens that the model can read and write [default: asked of its server]
-    #[arg(long, env = "KERNELBOX_MODEL_CONTEXT", value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1_024..))]
+    #[arg(long, help_heading = HEADING, env = "KERNELBOX_MODEL_CONTEXT", value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1_024..))]
     pub model_context: Option<u32>,
     /// Whether the model sees images: true or false [default: asked of its server]
-    #[arg(long, env = "KERNELBOX_MODEL_IMAGES", value_name = "BOOL")]
+    #[arg(long, help_heading = HEADING, env = "KERNELBOX_MODEL_IMAGES", value_name = "BOOL")]
     pub model_images: Option<bool>,
 }
 

@@ -90,6 +90,7 @@ impl Controller {
         let value = MetadataValue::try_from(bearer)
             .map_err(|_| Error::new(ErrorCode::Internal, "the controller's token is not a header value"))?;
         request.metadata_mut().insert("authorization", value);
+        kernelbox_telemetry::pass_on(request.metadata_mut().as_mut());
         Ok(request)
     }
 

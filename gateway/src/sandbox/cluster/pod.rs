@@ -109,8 +109,8 @@ async fn renew(
 
 #[async_trait]
 impl Sandbox for PodSandbox {
-    fn uid(&self) -> &str {
-        &self.uid
+    fn name(&self) -> &str {
+        &self.name
     }
 
     fn channel(&self, scope: Scope) -> SandboxChannel {

@@ -136,7 +136,7 @@ async fn healthy(channel: &Channel) {
 
 #[async_trait]
 impl Sandbox for ProcessSandbox {
-    fn uid(&self) -> &str {
+    fn name(&self) -> &str {
         &self.uid
     }
 

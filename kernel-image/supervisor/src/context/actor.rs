@@ -10,6 +10,7 @@ use kernelbox_proto::{
     v1::{ErrorCode, ExecutionStatus},
 };
 use tokio::sync::{mpsc, oneshot, watch};
+use tracing::Instrument as _;
 
 use super::{Command, FirstStart, Job, Settings, Shared, life::hog, router::Router};
 use crate::{
@@ -94,7 +95,10 @@ impl Actor {
                 Next::End(told) => break told,
                 Next::Restart(reply) => self.restart(reply).await,
                 Next::Continue => match self.pop() {
-                    Some(job) => self.run_job(job).await,
+                    Some(job) => {
+                        let span = job.span.clone();
+                        self.run_job(job).instrument(span).await
+                    }
                     None => self.wait().await,
                 },
             };

@@ -246,5 +246,9 @@ async fn uploads_that_race_the_end_are_done_or_not_begun() {
             Err(error) => assert_eq!(error.code, ErrorCode::SandboxRetired),
         }
     }
-    assert_eq!(fs::read_dir(&calls.place.workspace).unwrap().count() - 1, done, "files stand whose uploads were refused");
+    assert_eq!(
+        fs::read_dir(&calls.place.workspace).unwrap().count() - 1,
+        done,
+        "files stand whose uploads were refused"
+    );
 }

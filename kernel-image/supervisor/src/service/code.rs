@@ -11,6 +11,7 @@ use kernelbox_proto::{
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
+use tracing::Span;
 
 use super::{Events, Service};
 use crate::{
@@ -77,6 +78,7 @@ impl Service {
                     allow_input: request.allow_input,
                     auto_install: request.auto_install(),
                     rerun_after_install: request.rerun_after_install,
+                    span: Span::current(),
                     code: request.code,
                 };
                 if let Err(error) = context.run(job).await {

@@ -217,9 +217,7 @@ async fn write(writer: &mut OwnedWriteHalf, request: &Request<'_>) -> Result<(),
 async fn next(lines: &mut Lines) -> Option<Event> {
     match lines.next().await? {
         Ok(line) => serde_json::from_str(&line)
-            .inspect_err(
-                |error| tracing::error!(%error, line = line.get(..200).unwrap_or(&line), "odd line of the zygote"),
-            )
+            .inspect_err(|error| tracing::error!(%error, bytes = line.len(), "odd line of the zygote"))
             .ok(),
         Err(error) => {
             tracing::error!(%error, "cannot read from the zygote");
