@@ -6,7 +6,7 @@ PYTHON_SOURCES := $(wildcard kernel-image/kernel) kernel-image/licences.py deplo
 PYTHON_TESTS := $(wildcard kernel-image/kernel/tests) deploy/local-model/tests tests/python tests/compare tests/prometheus tests/docs
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-model lint crds charts metrics alerts book api-reference settings build release bench bench-turns images lock cluster cluster-down cluster-test test-cluster bench-claims tools clean
+.PHONY: help demo test test-model lint crds charts metrics alerts dashboards book api-reference settings build release bench bench-turns images lock cluster cluster-down cluster-test test-cluster bench-claims tools clean
 
 help: ## This list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,7 +32,9 @@ lint: tools ## Every check that needs no running program.
 	ruff format --check $(PYTHON_SOURCES)
 	git ls-files '*Dockerfile*' | xargs hadolint
 	scripts/lock --check
+	scripts/dashboards --check
 	scripts/charts --check
+	scripts/alerts
 	actionlint
 	scripts/api-reference --check
 	python -m pytest --quiet tests/docs/test_pages.py tests/docs/test_messages.py
@@ -58,8 +60,12 @@ api-reference: ## Writes the reference of the API (docs/api/) anew, after a chan
 settings: build ## Writes the tables of docs/configure.md anew, after a change of a flag.
 	@scripts/settings
 
-alerts: ## Shows that each Prometheus alert fires when it should, and else is quiet (needs promtool).
+alerts: ## Shows that each Prometheus alert fires when it should, and else is quiet.
 	@scripts/alerts
+
+dashboards: ## Writes Grafana's dashboards (deploy/grafana) anew, after a change of what they are made of.
+	@scripts/dashboards
+	@scripts/charts
 
 build: ## The programs, for development: target/debug/kernelbox and kernelbox-supervisor.
 	cargo build --workspace --bins --locked

@@ -105,6 +105,29 @@ def test_the_control_planes_policies_are_the_same() -> None:
     assert ours == policies(kustomized("deploy/overlays/production"))
 
 
+def test_rules_and_dashboards_are_those_of_the_project(tmp_path: Path) -> None:
+    prefix = "https://git.example.com/kernelbox/"
+    on = ("--set", f"prometheusRule.enabled=true,prometheusRule.runbookPrefix={prefix},dashboards.enabled=true")
+    made = {name(it)[::2]: it for it in chart(*on)}
+
+    rules = made["PrometheusRule", "kernelbox"]["spec"]
+    own = [yaml.safe_load((ROOT / "deploy/prometheus" / it).read_text()) for it in ("rules.yaml", "alerts.yaml")]
+    for group in own[1]["groups"]:
+        for rule in group["rules"]:
+            rule["annotations"]["runbook_url"] = prefix + rule["annotations"]["runbook_url"]
+    assert rules["groups"] == own[0]["groups"] + own[1]["groups"]
+    # Its names are each there once, too.
+    file = tmp_path / "rules.yaml"
+    file.write_text(yaml.safe_dump(rules))
+    subprocess.run(["promtool", "check", "rules", file], check=True)
+
+    files = sorted((ROOT / "deploy/grafana").glob("*.json"))
+    assert len(files) == 5
+    for file in files:
+        data = made["ConfigMap", f"kernelbox-dashboard-{file.stem}"]["data"]
+        assert data == {f"kernelbox-{file.name}": file.read_text()}
+
+
 def pods(resources: list[Resource]) -> Iterator[tuple[Any, Resource]]:
     for resource in resources:
         if resource["kind"] == "Deployment":

@@ -29,15 +29,16 @@ impl Asker {
 
     /// Of the session's first generation.
     pub async fn acquire(&self, session: &str, template: &str) -> AcquiredSandbox {
-        self.ask(session, template, 1).await
+        self.ask(session, template, 1).await.unwrap()
     }
 
     /// As no answer came.
     pub async fn acquire_again(&self, session: &str, template: &str) -> AcquiredSandbox {
-        self.ask(session, template, 2).await
+        self.ask(session, template, 2).await.unwrap()
     }
 
-    async fn ask(&self, session: &str, template: &str, generation: i64) -> AcquiredSandbox {
+    /// Of a generation, if the session has no later one already.
+    pub async fn ask(&self, session: &str, template: &str, generation: i64) -> Result<AcquiredSandbox, tonic::Status> {
         let request = AcquireRequest {
             session: session.into(),
             generation,
@@ -48,10 +49,10 @@ impl Asker {
             unanswered_generation: generation - 1,
         };
         let mut client = AllocatorServiceClient::new(self.channel.clone());
-        let mut events = client.acquire(signed(&self.token, request)).await.unwrap().into_inner();
+        let mut events = client.acquire(signed(&self.token, request)).await?.into_inner();
         loop {
-            if let Some(Kind::Acquired(sandbox)) = events.message().await.unwrap().expect("a sandbox").kind {
-                return sandbox;
+            if let Some(Kind::Acquired(sandbox)) = events.message().await?.expect("a sandbox").kind {
+                return Ok(sandbox);
             }
         }
     }

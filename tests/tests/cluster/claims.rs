@@ -158,7 +158,7 @@ async fn who_asks_another_replica_as_no_answer_came_has_what_that_one_gives() {
     // when: the first does not know that it was given up, nor the second what the first gives
     let sessions: Vec<_> = (0..MANY).map(|number| format!("sessions/again-{number}")).collect();
     let given = join_all(sessions.iter().map(async |session| {
-        let (_lost, given) = tokio::join!(one.acquire(session, "default"), other.acquire_again(session, "default"));
+        let (_lost, given) = tokio::join!(one.ask(session, "default", 1), other.acquire_again(session, "default"));
         given
     }))
     .await;
