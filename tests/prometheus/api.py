@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sources import Query
+from sources import Panel, Query, variables
 
 LIMIT = 30
 #: What Grafana asks for at most, on a wide panel.
@@ -72,7 +72,11 @@ class Prometheus:
         made = self.get("query_range", query=expression, start=self.begin, end=self.end, step=self.step)
         return [Line(it["metric"], [(at, float(value)) for at, value in it["values"]]) for it in made["result"]]
 
-    def asked(self, query: Query) -> list[Line]:
-        """A panel's query, over the run, as Grafana asks it."""
+    def asked(self, panel: Panel, query: Query) -> list[Line]:
+        """A panel's query, over the run, as Grafana asks it when all of each variable is chosen."""
+        chosen = {}
+        for label, metric in variables(panel.dashboard).items():
+            values = {it[label] for it in self.series(metric)}
+            chosen[label] = f"({'|'.join(sorted(values))})"
         seconds = round(self.end - self.begin)
-        return self.over_run(query.substituted(self.step, self.scrape, seconds))
+        return self.over_run(query.substituted(self.step, self.scrape, seconds, chosen))

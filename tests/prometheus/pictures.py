@@ -3,6 +3,7 @@
 Not as Grafana does in all things, but near enough to see what a panel shows.
 """
 
+import math
 import sys
 from datetime import datetime, timezone
 from pathlib import Path
@@ -42,6 +43,16 @@ def named(query: Query, line: Line) -> str:
     return legend
 
 
+def with_gaps(line: Line, step: int) -> list[tuple[float, float]]:
+    """What is not there shall not be drawn."""
+    points: list[tuple[float, float]] = []
+    for at, value in line.figures:
+        if points and at - points[-1][0] > 1.5 * step:
+            points.append((points[-1][0] + step, math.nan))
+        points.append((at, value))
+    return points
+
+
 def colour(value: float, steps: list[dict[str, Any]]) -> str:
     passed = [it["color"] for it in steps if it["value"] is None or value >= it["value"]]
     return {"green": "#73bf69", "orange": "#ff9830", "red": "#f2495c"}.get(passed[-1] if passed else "", "#eeeeee")
@@ -49,7 +60,7 @@ def colour(value: float, steps: list[dict[str, Any]]) -> str:
 
 def draw_tile(axes: Axes, panel: Panel, prometheus: Prometheus) -> None:
     defaults = panel.whole["fieldConfig"]["defaults"]
-    figures = [line.figures for line in prometheus.asked(panel.queries[0])]
+    figures = [line.figures for line in prometheus.asked(panel, panel.queries[0])]
     last = figures[0][-1][1] if figures and figures[0] else None
     axes.set_xticks([])
     axes.set_yticks([])
@@ -65,11 +76,11 @@ def draw_graph(axes: Axes, panel: Panel, prometheus: Prometheus) -> None:
     below: dict[float, float] = {}
     is_stacked = custom.get("stacking", {}).get("mode") == "normal"
     for query in panel.queries:
-        for line in prometheus.asked(query):
-            points = line.figures
-            bottom = [below.get(at, 0) if is_stacked else 0 for at, _ in points]
+        for line in prometheus.asked(panel, query):
+            points = with_gaps(line, prometheus.step)
+            bottom = [below.get(at, 0.0) if is_stacked else 0 for at, _ in points]
             top = [value + under for (_, value), under in zip(points, bottom, strict=True)]
-            below.update(zip((at for at, _ in points), top, strict=True))
+            below.update((at, it) for (at, _), it in zip(points, top, strict=True) if math.isfinite(it))
             times = [datetime.fromtimestamp(at, timezone.utc) for at, _ in points]
             (drawn,) = axes.plot(times, top, lw=0.9, marker=".", ms=1.5, label=named(query, line))
             if is_stacked:

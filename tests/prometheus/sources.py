@@ -58,16 +58,15 @@ class Query:
     legend: str
     is_instant: bool
 
-    def substituted(self, step: int, scrape: int, seconds: int) -> str:
-        """As Grafana asks with all templates and pools chosen, for a time that is so long."""
+    def substituted(self, step: int, scrape: int, seconds: int, chosen: dict[str, str]) -> str:
+        """As Grafana asks for a time that is so long. `chosen`: what stands for the dashboard's own variables."""
         expression = self.expression
         for name, value in {
             "__rate_interval": f"{max(step + scrape, 4 * scrape)}s",
             "__range": f"{seconds}s",
-            "pool": ".+",
-            "template": ".+",
+            **chosen,
         }.items():
-            expression = re.sub(rf"\${name}\b", value, expression)
+            expression = re.sub(rf"\${name}\b", lambda _, value=value: value, expression)
         assert "$" not in expression, expression
         return expression
 
@@ -85,6 +84,17 @@ class Panel:
 
     def __str__(self) -> str:
         return f"{self.dashboard}: {self.title}"
+
+
+def variables(name: str) -> dict[str, str]:
+    """What a dashboard is looked at by: labels, each with the metric that has it."""
+    found = {}
+    for variable in dashboards()[name]["templating"]["list"]:
+        if variable["type"] == "query":
+            metric, label = re.fullmatch(r"label_values\((\w+), (\w+)\)", variable["query"]).groups()
+            assert label == variable["name"]
+            found[label] = metric
+    return found
 
 
 def dashboards() -> dict[str, dict[str, Any]]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from sources import OF_PROMETHEUS, OF_SCRAPE, Metric, Panel, dashboards, documented, panels, rules
+from sources import OF_PROMETHEUS, OF_SCRAPE, Metric, Panel, dashboards, documented, panels, rules, variables
 
 DASHBOARDS = ["agent", "gpu", "internals", "overview", "sandboxes"]
 ALERTS = {rule["alert"] for rule in rules("alerts.yaml")}
@@ -87,8 +87,18 @@ def test_rates_are_over_what_fits_the_scrapes(panel: Panel) -> None:
         assert set(re.findall(r"\[([^\]]*)\]", query.expression)) <= set(windows)
 
 
+def all_of(panel: Panel) -> dict[str, str]:
+    return dict.fromkeys(variables(panel.dashboard), "(one|two)")
+
+
+@pytest.mark.parametrize("name", DASHBOARDS)
+def test_variables_are_labels_that_there_are(name: str) -> None:
+    for label, metric in variables(name).items():
+        assert label in METRICS[metric].labels
+
+
 def test_prometheus_can_read_every_query(tmp_path: Path) -> None:
-    asked = [query.substituted(15, 15, 3600) for panel in panels() for query in panel.queries]
+    asked = [query.substituted(15, 15, 3600, all_of(panel)) for panel in panels() for query in panel.queries]
     read = [{"record": "asked", "expr": query, "labels": {"number": str(number)}} for number, query in enumerate(asked)]
     file = tmp_path / "queries.yaml"
     file.write_text(yaml.safe_dump({"groups": [{"name": "asked", "rules": read}]}))

@@ -257,5 +257,6 @@ def room() -> list[Panel]:
             "docs/runbooks.md.",
             [('sum by (alertname, alertstate) (ALERTS{alertname=~"Kernelbox.+"})', "{{alertname}} {{alertstate}}")],
             COUNT,
+            stacked=True,
         ),
     ]

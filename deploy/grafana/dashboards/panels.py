@@ -222,6 +222,5 @@ def _choice(label: str, metric: str) -> dashboard.QueryVariable:
         .sort(models.VariableSort.ALPHABETICAL_ASC)
         .multi(True)
         .include_all(True)
-        .all_value(".+")
         .current(models.VariableOption(selected=True, text="All", value="$__all"))
     )
