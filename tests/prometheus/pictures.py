@@ -60,8 +60,8 @@ def colour(value: float, steps: list[dict[str, Any]]) -> str:
 
 def draw_tile(axes: Axes, panel: Panel, prometheus: Prometheus) -> None:
     defaults = panel.whole["fieldConfig"]["defaults"]
-    figures = [line.figures for line in prometheus.asked(panel, panel.queries[0])]
-    last = figures[0][-1][1] if figures and figures[0] else None
+    points = [it for line in prometheus.asked(panel, panel.queries[0]) for it in line.figures]
+    last = next((value for at, value in points if at > prometheus.end - 2 * prometheus.step), None)
     axes.set_xticks([])
     axes.set_yticks([])
     if len(defaults["thresholds"]["steps"]) > 1 and last is not None:
