@@ -113,9 +113,9 @@ async fn the_internet_is_reached_and_the_clusters_insides_are_not() {
     let neighbour = cluster.live(&other).await.unwrap().status.unwrap().address.unwrap();
     let open = Open::new();
 
-    // then: all of it answers whoever is not kept from it
+    // then: all of it answers whoever is not kept from it, once nodes know the way to a new service
     let everything = [open.targets.clone(), outside()].concat();
-    assert_eq!(open.reached(&everything), set(&everything));
+    cluster.until("all of it answers", async || open.reached(&everything) == set(&everything)).await;
     assert_eq!(
         open.reached(std::slice::from_ref(&neighbour)),
         set(&[]),
@@ -151,7 +151,7 @@ async fn a_template_says_what_is_reached_and_its_change_holds_at_once() {
     let open = Open::new();
     let dns = kubectl(&["get", "-n", "kube-system", "service/kube-dns", "-o", "jsonpath={.spec.clusterIP}"]);
     let everything = [open.targets.clone(), outside(), vec![format!("{dns}:53")]].concat();
-    assert_eq!(open.reached(&everything), set(&everything));
+    cluster.until("all of it answers", async || open.reached(&everything) == set(&everything)).await;
 
     // then: the one address and port that are allowed, and names neither
     assert_eq!(reached(&mut client, &session, &everything).await, set(&[format!("{ADDRESS}:80")]));
