@@ -126,8 +126,8 @@ impl Metrics {
             },
             credentials: book.gauges(
                 "kernelbox_credential_end_timestamp_seconds",
-                "When what this gateway shows to others ends, in seconds since 1970; 0 for what it does not have: the \
-                 certificate that it serves, and the token by which the controller knows it (1 if that cannot be read).",
+                "When what this gateway shows to others ends, in seconds since 1970; 0 for what it does not have, 1 for \
+                 what cannot be read: the certificate that it serves, and the token by which the controller knows it.",
             )?,
             book,
         })

@@ -170,7 +170,7 @@ async fn run(
     let ready = CancellationToken::new();
     let admin = match config.admin_listen {
         Some(address) => {
-            let credentials = Credentials::new(&config, metrics.credentials.clone())?;
+            let credentials = Credentials::new(&config, metrics.credentials.clone());
             Some(admin::start(address, ready.child_token(), router.clone(), metrics, credentials).await?)
         }
         None => None,

@@ -41,6 +41,8 @@ async fn a_turn_is_one_trace_of_its_caller() {
     let stack = stack(&model, &collector).start().await;
     let mut client = stack.client().await;
     let session = client.session().await;
+    let nobody = reqwest::get(format!("{}/v1/{session}/files/a.txt", stack.endpoint)).await.unwrap();
+    assert_eq!(nobody.status(), 401);
 
     let turned = turn(&mut client, &session, "How much is 6 * 7?").await;
 
@@ -57,6 +59,7 @@ async fn a_turn_is_one_trace_of_its_caller() {
     assert!(turned.name().ends_with(&of("turn").attributes["turn"]));
     assert_eq!(of("turn").attributes["status"], "TURN_STATUS_COMPLETED");
     assert_eq!(of("execution").attributes["status"], "EXECUTION_STATUS_OK");
+    assert!(spans.iter().all(|it| !it.name.contains('/') || it.attributes.contains_key("tenant")), "{spans:?}");
     let chats = spans.iter().filter(|it| it.trace == TRACE && it.name == "chat");
     let tokens: Vec<_> = chats.map(|it| it.attributes["gen_ai.usage.input_tokens"].as_str()).collect();
     assert!(tokens.contains(&"100"), "{tokens:?}");

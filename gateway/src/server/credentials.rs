@@ -5,8 +5,11 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use kernelbox_metrics::Gauges;
 use serde::Deserialize;
 
-use super::tls::{self, TlsError};
+use super::tls;
 use crate::{config::ServeConfig, metrics::Credential};
+
+/// Long ago: somebody has to look.
+const UNREADABLE: i64 = 1;
 
 #[derive(Clone)]
 pub(super) struct Credentials {
@@ -15,19 +18,19 @@ pub(super) struct Credentials {
 }
 
 impl Credentials {
-    pub(super) fn new(config: &ServeConfig, ends: Gauges<Credential>) -> Result<Self, TlsError> {
+    pub(super) fn new(config: &ServeConfig, ends: Gauges<Credential>) -> Self {
         if let Some(tls) = &config.tls {
             // It is served as it was read at the start, whatever its file has by then.
-            ends.of(Credential::Certificate).set(tls::end_of(&tls.cert)?);
+            ends.of(Credential::Certificate).set(tls::end_of(&tls.cert).unwrap_or(UNREADABLE));
         }
-        Ok(Self { ends, token: config.cluster.as_ref().map(|cluster| cluster.token.clone()) })
+        Self { ends, token: config.cluster.as_ref().map(|cluster| cluster.token.clone()) }
     }
 
     /// Looks at the token anew: somebody else replaces it, well before its end. One that cannot be read has ended.
     pub(super) fn look(&self) {
         if let Some(path) = &self.token {
             let end = std::fs::read_to_string(path).ok().and_then(|token| end_of_token(&token));
-            self.ends.of(Credential::ControllerToken).set(end.unwrap_or(1));
+            self.ends.of(Credential::ControllerToken).set(end.unwrap_or(UNREADABLE));
         }
     }
 }

@@ -10,7 +10,7 @@ use axum::{
 use kernelbox_proto::{DOMAIN, Error, v1::ErrorCode};
 use tonic::Status;
 use tonic_types::StatusExt as _;
-use tracing::{Instrument as _, field::Empty};
+use tracing::{Instrument as _, Span, field::Empty};
 
 use crate::{
     auth::Keys,
@@ -38,30 +38,31 @@ pub(super) async fn pass(State(door): State<Door>, mut request: Request, next: N
     let grpc = is_grpc(&request);
     let counted = door.metrics.requests.begin(request.uri().path(), request.method(), grpc);
     let path = request.uri().path().to_owned();
-    // Paths of HTTP have names of files in them: the call's name has not.
-    let span = tracing::info_span!(
-        "call",
-        otel.name = counted.name(),
-        otel.kind = "server",
-        otel.status_code = Empty,
-        request_id,
-        trace_id = Empty,
-        tenant = Empty,
-        key = Empty,
-        session = Empty,
-        code = Empty,
-    );
+    // None of a call that says nothing of who makes it: probes, and whoever knocks.
+    let mut span = Span::none();
     let response = if OPEN.iter().any(|open| path.starts_with(open)) {
         next.run(request).await
     } else {
         match door.caller(&request, &request_id) {
             Err(error) => {
-                tracing::debug!(parent: &span, path, reason = error.reason(), "refused");
+                tracing::debug!(request_id, path, reason = error.reason(), "refused");
                 refusal(&error, grpc, &request_id)
             }
             Ok((caller, key)) => {
+                // Paths of HTTP have names of files in them: the call's name has not.
+                span = tracing::info_span!(
+                    "call",
+                    otel.name = counted.name(),
+                    otel.kind = "server",
+                    otel.status_code = Empty,
+                    request_id,
+                    trace_id = Empty,
+                    tenant = caller.tenant,
+                    key,
+                    session = Empty,
+                    code = Empty,
+                );
                 kernelbox_telemetry::join(&span, request.headers());
-                span.record("tenant", &caller.tenant).record("key", key);
                 request.extensions_mut().insert(caller);
                 let response = next.run(request).instrument(span.clone()).await;
                 span.in_scope(|| tracing::debug!(status = response.status().as_u16(), "answered"));

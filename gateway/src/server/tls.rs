@@ -46,12 +46,11 @@ pub(super) fn acceptor(tls: &TlsConfig) -> Result<TlsAcceptor, TlsError> {
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
-/// When the first certificate of a chain ends, in seconds since 1970.
-pub(super) fn end_of(path: &PathBuf) -> Result<i64, TlsError> {
-    let chain = certificates(path, "--tls-cert")?;
-    let own = chain.first().and_then(|own| x509_parser::parse_x509_certificate(own).ok());
-    let (_, own) = own.ok_or_else(|| TlsError::Empty { path: path.clone(), flag: "--tls-cert" })?;
-    Ok(own.validity().not_after.timestamp())
+/// When the first certificate of a chain ends, in seconds since 1970, if it says so.
+pub(super) fn end_of(path: &PathBuf) -> Option<i64> {
+    let chain = certificates(path, "--tls-cert").ok()?;
+    let (_, own) = x509_parser::parse_x509_certificate(chain.first()?).ok()?;
+    Some(own.validity().not_after.timestamp())
 }
 
 fn certificates(path: &PathBuf, flag: &'static str) -> Result<Vec<CertificateDer<'static>>, TlsError> {
