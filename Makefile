@@ -2,7 +2,7 @@
 export PATH := $(CURDIR)/.tools/bin:$(CURDIR)/.venv/bin:$(PATH)
 # The suites that run code run it with this interpreter.
 export KERNELBOX_TEST_PYTHON ?= $(CURDIR)/.venv/bin/python
-PYTHON_SOURCES := $(wildcard kernel-image/kernel) kernel-image/licences.py deploy examples tests scripts/api-reference scripts/book scripts/settings
+PYTHON_SOURCES := $(wildcard kernel-image/kernel) kernel-image/licences.py kernel-image/site deploy examples tests scripts/api-reference scripts/book scripts/settings
 PYTHON_TESTS := $(wildcard kernel-image/kernel/tests) deploy/local-model/tests tests/python tests/compare tests/prometheus tests/docs
 
 .DEFAULT_GOAL := help

@@ -149,6 +149,7 @@ impl Cluster {
             pods: self.pods.all().into_iter().map(|it| (it.name_any(), it)).collect(),
             policies: self.policies.all().into_iter().map(|it| (it.name_any(), it)).collect(),
             answers: HashMap::new(),
+            refusals: HashMap::new(),
         }
     }
 

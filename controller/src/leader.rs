@@ -2,6 +2,7 @@
 //!
 //! Nothing it remembers is needed: another that takes over asks supervisors anew and comes to the same.
 mod carry_out;
+mod refusals;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -25,6 +26,7 @@ use crate::{
     plan::{self, Plan, World},
     supervisors::{self, Supervisor},
 };
+pub use refusals::Refusals;
 
 /// Changes come in crowds; they are looked at together.
 const GATHER: Duration = Duration::from_millis(3);
@@ -46,6 +48,7 @@ pub struct Leader {
     pub leadership: Leadership,
     pub metrics: Metrics,
     pub events: Events,
+    pub refusals: Refusals,
 }
 
 /// What is asked of supervisors now, and what they said.
@@ -133,6 +136,7 @@ impl Leader {
         let mut world = self.cluster.world();
         forget_all_but(answers, &world.sandboxes);
         world.answers.clone_from(answers);
+        world.refusals = self.refusals.of(&world);
         let plan = plan::plan(&world, clock::now());
         Some((world, plan))
     }

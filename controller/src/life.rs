@@ -23,7 +23,8 @@ pub const KEPT: Duration = Duration::from_secs(600);
 const LONG: Duration = Duration::from_secs(5);
 /// A pod that a session has for so long is not to be moved. Claims come in crowds, and this need not be done amid one.
 const SETTLED: Duration = Duration::from_secs(5);
-/// One that is retired with something unsaved, or does not answer, is asked again after so long; the longer it is so, the later.
+/// One that is retired with something unsaved, or does not answer, is asked again after so long; so is the cluster that refuses a pod. The
+/// longer it is so, the later.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 const ASK_AT_LAST: Duration = Duration::from_mins(1);
 /// One that did not answer for so long is given up.
@@ -43,12 +44,14 @@ pub struct Facts<'a> {
     pub is_superseded: bool,
     /// Pods of its template are made otherwise by now.
     pub is_stale: bool,
-    /// Its pool has more than it wants.
+    /// Its pool has more than it wants, or a session waits for its place.
     pub is_surplus: bool,
     /// So many have ended since that its story is not kept any longer.
     pub is_forgotten: bool,
     /// What its supervisor said when it was asked last.
     pub answer: Option<Answer>,
+    /// Its pod was not allowed.
+    pub refusal: Option<Refusal>,
     /// So many supervisors do not answer that it may not be their fault: none is given up for it.
     pub is_silence_general: bool,
     pub now: Timestamp,
@@ -63,6 +66,13 @@ pub enum Answer {
     Retired { asked: Timestamp, used: Timestamp, unsaved: bool },
     /// None came, since then.
     Silent { since: Timestamp, asked: Timestamp },
+}
+
+/// The cluster's own answer to the question for a pod: a quota is used up, a policy is against it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Refusal {
+    pub since: Timestamp,
+    pub asked: Timestamp,
 }
 
 /// What is to be done.
@@ -136,7 +146,10 @@ fn without_pod(facts: &Facts<'_>) -> Step {
             Step::End(EndReason::QueueTimeout, format!("it got no pod within {}{why}", spoken(timeout)))
         }
         Some(_) if facts.is_stale && facts.sandbox.spec.session.is_none() => stale(),
-        Some(_) if facts.is_admitted => Step::CreatePod,
+        Some(left) if facts.is_admitted => match facts.refusal.and_then(|it| pause(facts.now, it.since, it.asked)) {
+            Some(pause) => Step::Wait(Some(pause.min(left))),
+            None => Step::CreatePod,
+        },
         Some(rest) => Step::Wait(Some(rest)),
     }
 }
@@ -145,6 +158,9 @@ fn starting(facts: &Facts<'_>, pod: &Pod, what: &str, words: &str) -> Step {
     let is_warm = facts.sandbox.spec.session.is_none();
     if is_warm && facts.is_stale {
         return stale();
+    }
+    if is_warm && facts.is_surplus {
+        return surplus();
     }
     let told = if words.is_empty() { what.to_owned() } else { format!("{what}: {words}") };
     let begun = created(pod.metadata.creation_timestamp.as_ref(), facts.now);
@@ -179,7 +195,7 @@ fn while_ready(facts: &Facts<'_>, pod: &Pod) -> Step {
     if spec.session.is_none() {
         return match () {
             () if facts.is_stale => stale(),
-            () if facts.is_surplus => Step::End(EndReason::ScaledDown, "its pool has more than it wants".to_owned()),
+            () if facts.is_surplus => surplus(),
             () => Step::Wait(Some(life)),
         };
     }
@@ -233,15 +249,24 @@ pub(crate) fn last_used(sandbox: &Sandbox, answer: Option<Answer>) -> Option<Tim
 
 /// `since`: when it began to be so.
 fn ask_again(facts: &Facts<'_>, since: Timestamp, asked: Timestamp, at_most: Duration) -> Step {
-    let so_far = facts.now.duration_since(since).unsigned_abs() / 8;
-    match rest(facts.now, asked, so_far.clamp(ASK_AGAIN, ASK_AT_LAST)) {
+    match pause(facts.now, since, asked) {
         Some(pause) => Step::Wait(Some(pause.min(at_most))),
         None => Step::AskWhetherIdle,
     }
 }
 
+/// How long not to ask again.
+fn pause(now: Timestamp, since: Timestamp, asked: Timestamp) -> Option<Duration> {
+    let so_far = now.duration_since(since).unsigned_abs() / 8;
+    rest(now, asked, so_far.clamp(ASK_AGAIN, ASK_AT_LAST))
+}
+
 fn stale() -> Step {
     Step::End(EndReason::Stale, "its template has changed".to_owned())
+}
+
+fn surplus() -> Step {
+    Step::End(EndReason::ScaledDown, "its pool has more than it wants, or a session waits for its place".to_owned())
 }
 
 fn ready(facts: &Facts<'_>, pod: &Pod, address: String, node: String) -> SandboxStatus {

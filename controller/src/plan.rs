@@ -1,4 +1,5 @@
 //! What the leader does next, from all that it knows: a step for each sandbox, new warm ones, what pools say of themselves. Pure.
+mod place;
 mod status;
 mod trouble;
 
@@ -19,7 +20,7 @@ use kernelbox_api::{
 use kube::ResourceExt as _;
 
 use crate::{
-    life::{self, Answer, Step},
+    life::{self, Answer, Refusal, Step},
     policy,
     queue::{self, Room, Waiting},
     size::{self, Bounds},
@@ -42,6 +43,8 @@ pub struct World {
     pub policies: HashMap<String, Arc<NetworkPolicy>>,
     /// What supervisors said last, by the sandbox' name.
     pub answers: HashMap<String, Answer>,
+    /// Pods that were not allowed, by the sandbox' name.
+    pub refusals: HashMap<String, Refusal>,
 }
 
 impl World {
@@ -131,6 +134,7 @@ pub fn plan(world: &World, now: Timestamp) -> Plan {
         // Those that ended do not count, and neither do those that are about to.
         let live: Vec<&One<'_>> = all.iter().filter(|it| counts(it, &superseded)).collect();
         let mut room = room(pool, &live);
+        let giving_way = place::wanted(&all, &live, room.is_full(), world, now, &mut plan.look_again);
         let admitted = admitted(&live, room);
         room.pending += admitted.len();
         room.live += admitted.len();
@@ -140,7 +144,7 @@ pub fn plan(world: &World, now: Timestamp) -> Plan {
         let wanted = target.as_ref().map_or(0, |target| target.warm as usize);
         let trouble = trouble::of(&own);
         let missing = match &trouble {
-            _ if hash.is_none() => 0,
+            _ if hash.is_none() || giving_way > 0 => 0,
             None => wanted.saturating_sub(warm.len()).min(room.left()),
             // One at a time, until one starts.
             Some(_) if !warm.iter().all(|it| it.is_ready()) => 0,
@@ -156,7 +160,7 @@ pub fn plan(world: &World, now: Timestamp) -> Plan {
             plan.create.push((Arc::clone(pool), missing));
             (room.pending, room.live) = (room.pending + missing, room.live + missing);
         }
-        let surplus = surplus(&warm, warm.len().saturating_sub(wanted));
+        let surplus = surplus(&warm, warm.len().saturating_sub(wanted), giving_way);
         // One of an old kind goes for each new one that may start, and all that start still.
         let stale_ready = live.iter().filter(|it| it.is_warm && it.is_stale && it.is_ready());
         let going: HashSet<&str> = stale_ready.take(room.left().max(1)).map(|it| key(it.sandbox)).collect();
@@ -175,6 +179,7 @@ pub fn plan(world: &World, now: Timestamp) -> Plan {
                 is_surplus: surplus.contains(name),
                 is_forgotten: forgotten.contains(name),
                 answer: world.answers.get(name).copied(),
+                refusal: world.refusals.get(name).copied(),
                 is_silence_general,
                 now,
             };
@@ -215,6 +220,7 @@ pub fn plan(world: &World, now: Timestamp) -> Plan {
             is_surplus: false,
             is_forgotten: false,
             answer: world.answers.get(key(sandbox)).copied(),
+            refusal: None,
             is_silence_general,
             now,
         };
@@ -364,13 +370,18 @@ fn target(pool: &SandboxPool, own: &[&Arc<Sandbox>], now: Timestamp) -> size::Ta
     size::target(bounds, &claims, &starts, now)
 }
 
-/// Young ones before old. Those that start become ready first: a start that is broken off has cost as much.
-fn surplus<'a>(warm: &[&One<'a>], many: usize) -> HashSet<&'a str> {
-    let mut order: Vec<_> = warm.iter().filter(|it| it.is_ready()).collect();
-    order.sort_by_key(|it| {
-        std::cmp::Reverse((it.sandbox.metadata.creation_timestamp.as_ref().map(|it| it.0), key(it.sandbox)))
-    });
-    order.into_iter().take(many).map(|it| key(it.sandbox)).collect()
+/// Young ones before old. Those that start become ready first, as a start that is broken off has cost as much; unless a session waits for
+/// the place that they have.
+fn surplus<'a>(warm: &[&One<'a>], many: usize, giving_way: usize) -> HashSet<&'a str> {
+    let young_first = |which: fn(&One<'a>) -> bool| {
+        let mut order: Vec<_> = warm.iter().filter(|it| which(it)).collect();
+        order.sort_by_key(|it| {
+            std::cmp::Reverse((it.sandbox.metadata.creation_timestamp.as_ref().map(|it| it.0), key(it.sandbox)))
+        });
+        order.into_iter().map(|it| key(it.sandbox))
+    };
+    let starting = young_first(One::starts).take(giving_way);
+    starting.chain(young_first(One::is_ready)).take(many.max(giving_way)).collect()
 }
 
 fn soon(look: &mut Option<Duration>, span: Duration) {

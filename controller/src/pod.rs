@@ -1,4 +1,5 @@
 //! The pod of a sandbox, as its template wants it and as safe as every sandbox is. Pure.
+mod disk;
 mod inject;
 pub mod moving;
 pub mod observe;
@@ -19,6 +20,8 @@ use kernelbox_api::{
 use kernelbox_telemetry::LogFormat;
 use kube::{Resource as _, ResourceExt as _};
 
+use disk::Disk;
+
 /// The container that kernels run in.
 pub const CONTAINER: &str = "kernel";
 /// Where its supervisor listens.
@@ -33,12 +36,12 @@ const HOME: &str = "/home/kernelbox";
 const RUN: &str = "/run/kernelbox";
 const STATE: &str = "/var/lib/kernelbox";
 const KEYS: &str = "/etc/kernelbox/keys";
-/// Room for what is neither workspace nor packages.
-const SCRATCH: &str = "1Gi";
 /// A pod whose node stops to answer is given up after so many seconds.
 const NOT_READY: i64 = 30;
 /// For the last checkpoint.
 const GRACE_SECONDS: i64 = 30;
+/// What of the node's disk is the pod's.
+const STORAGE: &str = "ephemeral-storage";
 
 /// What is not the template's to say.
 #[derive(Debug, Clone)]
@@ -66,6 +69,8 @@ pub enum BuildError {
          KERNELBOX_SUPERVISOR_IMAGE"
     )]
     NoSupervisor,
+    #[error("workspace.size {0:?} is no quantity of bytes, such as 2Gi")]
+    Size(String),
     #[error("a pod is not JSON")]
     Json(#[source] serde_json::Error),
 }
@@ -97,6 +102,7 @@ pub fn build(
 /// All that the template's pods have in common.
 pub fn shape(template: &SandboxTemplate, platform: &Platform) -> Result<Pod, BuildError> {
     let spec = &template.spec;
+    let disk = Disk::of(&spec.workspace)?;
     let resolvers = Some(spec.egress.dns.resolvers.clone()).filter(|it| !it.is_empty());
     let resolvers = resolvers.map(|it| PodDNSConfig { nameservers: Some(it), ..Default::default() });
     let mut own = PodSpec {
@@ -120,8 +126,8 @@ pub fn shape(template: &SandboxTemplate, platform: &Platform) -> Result<Pod, Bui
         tolerations: Some(tolerations(spec.accelerator.as_ref())),
         dns_policy: resolvers.as_ref().map(|_| "None".to_owned()),
         dns_config: resolvers,
-        containers: vec![container(spec, platform)],
-        volumes: Some(volumes(spec, platform)),
+        containers: vec![container(spec, &disk, platform)],
+        volumes: Some(volumes(spec, &disk, platform)),
         ..Default::default()
     };
     if spec.supervisor == Supervisor::Injected {
@@ -169,7 +175,7 @@ fn tolerations(accelerator: Option<&Accelerator>) -> Vec<Toleration> {
     gone.into_iter().chain(accelerator.into_iter().flat_map(|it| it.tolerations.clone())).collect()
 }
 
-fn container(spec: &SandboxTemplateSpec, platform: &Platform) -> Container {
+fn container(spec: &SandboxTemplateSpec, disk: &Disk, platform: &Platform) -> Container {
     let mut env = spec.env.clone();
     // What the supervisor is told comes last, so that it wins.
     env.extend([
@@ -190,7 +196,8 @@ fn container(spec: &SandboxTemplateSpec, platform: &Platform) -> Container {
             }),
             ..Default::default()
         },
-        // A cell that needs more is ended by the supervisor before the node ends the pod.
+        // A cell that needs more of either is ended by the supervisor before the node ends the pod.
+        value("KERNELBOX_DISK_LIMIT", disk.session.to_string()),
         EnvVar {
             name: "KERNELBOX_MEMORY_LIMIT".to_owned(),
             value_from: Some(EnvVarSource {
@@ -226,7 +233,7 @@ fn container(spec: &SandboxTemplateSpec, platform: &Platform) -> Container {
         image_pull_policy: spec.image_pull_policy.clone(),
         env: Some(env),
         ports: Some(vec![ContainerPort { name: Some("grpc".to_owned()), container_port: PORT, ..Default::default() }]),
-        resources: Some(resources(spec)),
+        resources: Some(resources(spec, disk)),
         security_context: Some(restricted()),
         // Serving means that the first kernel has answered. Often at first, as claims wait for it.
         readiness_probe: Some(Probe {
@@ -273,27 +280,33 @@ fn empty(name: &str, medium: Option<&str>, size: Quantity) -> Volume {
 }
 
 /// Every resource has a limit: the template's, or ours.
-fn resources(spec: &SandboxTemplateSpec) -> ResourceRequirements {
+fn resources(spec: &SandboxTemplateSpec, disk: &Disk) -> ResourceRequirements {
     let mut resources = spec.resources.clone();
     let limits = resources.limits.get_or_insert_default();
-    for (name, quantity) in [("cpu", "1"), ("memory", "2Gi"), ("ephemeral-storage", "4Gi")] {
+    for (name, quantity) in [("cpu", "1"), ("memory", "2Gi")] {
         limits.entry(name.to_owned()).or_insert_with(|| Quantity(quantity.to_owned()));
     }
+    if !limits.contains_key(STORAGE) {
+        limits.insert(STORAGE.to_owned(), disk.whole.clone());
+        let requests = resources.requests.get_or_insert_default();
+        requests.entry(STORAGE.to_owned()).or_insert_with(|| Quantity(disk::REQUEST.to_owned()));
+    }
     if let Some(resource) = spec.accelerator.as_ref().and_then(|it| it.resource.as_ref()) {
+        let limits = resources.limits.get_or_insert_default();
         limits.insert(resource.name.clone(), Quantity(resource.count.to_string()));
     }
     resources
 }
 
-fn volumes(spec: &SandboxTemplateSpec, platform: &Platform) -> Vec<Volume> {
+fn volumes(spec: &SandboxTemplateSpec, disk: &Disk, platform: &Platform) -> Vec<Volume> {
     let medium = match spec.workspace.medium {
         WorkspaceMedium::Disk => None,
         WorkspaceMedium::Memory => Some("Memory"),
     };
     let keys = ConfigMapVolumeSource { name: platform.public_keys.clone(), ..Default::default() };
     let mut volumes = vec![
-        empty("workspace", medium, spec.workspace.size.clone()),
-        empty("scratch", None, Quantity(SCRATCH.to_owned())),
+        empty("workspace", medium, disk.volume.clone()),
+        empty("scratch", None, disk::scratch()),
         Volume { name: "keys".to_owned(), config_map: Some(keys), ..Default::default() },
     ];
     if let Some(size) = spec.accelerator.as_ref().and_then(|it| it.shared_memory.clone()) {

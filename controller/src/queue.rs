@@ -49,6 +49,10 @@ pub struct Room {
 }
 
 impl Room {
+    pub fn is_full(self) -> bool {
+        self.limit.is_some_and(|limit| self.live >= limit)
+    }
+
     /// How many more pods there may be.
     pub fn left(self) -> usize {
         let pending = self.max_pending.saturating_sub(self.pending);

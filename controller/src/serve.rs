@@ -23,7 +23,7 @@ use crate::{
     cluster::Cluster,
     events::Events,
     keys::Keys,
-    leader::Leader,
+    leader::{Leader, Refusals},
     lease::Candidate,
     metrics::Metrics,
     pod::Platform,
@@ -171,6 +171,7 @@ pub async fn serve(args: ServeArgs, stop: CancellationToken) -> Result<(), Serve
         leadership: candidate.leadership(),
         metrics: metrics.clone(),
         events,
+        refusals: Refusals::default(),
     };
     let accounts = args.gateway_accounts.iter().map(|account| format!("system:serviceaccount:{account}")).collect();
     let gateways = Gateways::new(client, accounts);

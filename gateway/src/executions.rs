@@ -135,9 +135,8 @@ impl Follow {
     }
 
     async fn run(&mut self, out: &mpsc::Sender<Result<ExecutionEvent, Error>>) -> End {
-        let mut tries = TRIES;
-        while tries > 0 {
-            tries -= 1;
+        let mut retired = 0;
+        while retired < TRIES {
             let live = match self.sandbox(out).await {
                 Ok(live) => live,
                 Err(end) => return end,
@@ -147,10 +146,11 @@ impl Follow {
             }
             let Some(call) = live.begin_call() else {
                 self.slot.leave(&live);
+                retired += 1;
                 continue;
             };
             let opened = match self.open(&live).await {
-                Ok(stream) => self.pass_on(stream, &live, out, &mut tries).await,
+                Ok(stream) => self.pass_on(stream, &live, out).await,
                 Err(status) => Err(status),
             };
             drop(call);
@@ -160,21 +160,18 @@ impl Follow {
             };
             let has_run = self.known || matches!(self.start, Start::Resume { .. });
             match self.router.verdict(&self.slot, &live, &status, has_run).await {
-                Verdict::NotRun => {}
-                Verdict::Broken => {
-                    tries += 1;
-                    match self.unreachable {
-                        Some(since) if since.elapsed() >= UNREACHABLE => return End::Failed(broken()),
-                        Some(_) => {}
-                        None => {
-                            self.unreachable = Some(Instant::now());
-                            let stage = SandboxStage { stage: Stage::Unreachable.into(), ..Default::default() };
-                            if out.send(Ok(self.stage(stage))).await.is_err() && self.may_stop() {
-                                return End::ClientGone;
-                            }
+                Verdict::NotRun => retired += 1,
+                Verdict::Broken => match self.unreachable {
+                    Some(since) if since.elapsed() >= UNREACHABLE => return End::Failed(broken()),
+                    Some(_) => {}
+                    None => {
+                        self.unreachable = Some(Instant::now());
+                        let stage = SandboxStage { stage: Stage::Unreachable.into(), ..Default::default() };
+                        if out.send(Ok(self.stage(stage))).await.is_err() && self.may_stop() {
+                            return End::ClientGone;
                         }
                     }
-                }
+                },
                 Verdict::Refused(error) | Verdict::Lost(error) => return End::Failed(error),
             }
         }
@@ -230,7 +227,6 @@ impl Follow {
         mut stream: Streaming<ExecutionEvent>,
         live: &Live,
         out: &mpsc::Sender<Result<ExecutionEvent, Error>>,
-        tries: &mut usize,
     ) -> Result<End, Status> {
         let ended = long_ended(Arc::clone(&live.sandbox));
         tokio::pin!(ended);
@@ -253,7 +249,6 @@ impl Follow {
                     return Ok(End::ClientGone);
                 }
             }
-            *tries = TRIES;
             self.unreachable = None;
             self.last = event.sequence;
             self.count(&event, live);
@@ -291,6 +286,7 @@ impl Follow {
         if let Start::Execute(_) = self.start {
             let lost = error.code == ErrorCode::SandboxLost || self.known;
             self.router.metrics().executions.ended.inc(if lost { Ran::Lost } else { Ran::NotRun });
+            Span::current().record("status", error.code.as_str_name());
         }
     }
 

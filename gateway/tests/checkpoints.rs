@@ -66,6 +66,11 @@ async fn state(gateway: &Gateway) -> (SandboxState, i64) {
     (session.sandbox_state(), session.generation)
 }
 
+/// The metric of saves that ended like this.
+fn saves(outcome: &str) -> String {
+    format!("kernelbox_checkpoint_seconds_count{{operation=\"save\",outcome=\"{outcome}\"}}")
+}
+
 fn restoring(events: &[ExecutionEvent]) -> bool {
     let is =
         |event: &ExecutionEvent| matches!(&event.kind, Some(Kind::Stage(stage)) if stage.stage() == Stage::Restoring);
@@ -214,12 +219,28 @@ async fn where_nothing_can_be_saved_the_older_checkpoint_stays_and_it_is_said() 
     gateway.upload("s", "a.txt", "two").await;
     until("it is tried, and tried again", || gateway.world.checkpoints.load(SeqCst) > before + 1).await;
     assert!(unsaved(&gateway));
+    let told = gateway.metrics().await;
+    assert!(told.of(&saves("failed")) >= 1.0 && told.of(&saves("unreachable")) == 0.0, "{told:?}");
     gateway.world.newest().crash();
     std::fs::remove_file(&place).unwrap();
     std::fs::rename(&aside, &place).unwrap();
     let news = ready(&gateway.run("s", "x").await.unwrap());
     assert!(news[0].contains("changed files since the last save at 20"), "{news:?}");
     assert_eq!(gateway.download("s", "a.txt").await.as_deref(), Some("one"));
+    gateway.leave().await;
+}
+
+#[tokio::test]
+async fn a_sandbox_that_does_not_answer_is_told_from_files_that_cannot_be_kept() {
+    let gateway = start(soon).await;
+    gateway.open("s").await;
+    gateway.world.cut_checkpoints.store(true, SeqCst);
+    gateway.upload("s", "a.txt", "one").await;
+    until("it is tried, and tried again", || gateway.world.checkpoints.load(SeqCst) > 1).await;
+    let told = gateway.metrics().await;
+    assert!(told.of(&saves("unreachable")) >= 1.0 && told.of(&saves("failed")) == 0.0, "{told:?}");
+    gateway.world.cut_checkpoints.store(false, SeqCst);
+    saved(&gateway).await;
     gateway.leave().await;
 }
 

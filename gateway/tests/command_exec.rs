@@ -4,7 +4,7 @@ mod fake;
 
 use std::{collections::BTreeMap, process::Stdio};
 
-use fake::{Fake, Step, ended, files, signal};
+use fake::{Fake, Step, StreamEnd, ended, files, signal};
 use kernelbox_proto::v1::{
     CodeError, DisplayUpdate, ErrorCode, ExecutionFinished, ExecutionStatus, execution_event::Kind,
 };
@@ -30,6 +30,15 @@ async fn streams_stay_apart_and_the_session_ends_with_the_command() {
         fake.calls(),
         [format!("CreateSession {session}"), format!("Execute {session} code"), format!("DeleteSession {session}")]
     );
+}
+
+#[tokio::test]
+async fn a_stream_is_read_to_its_end() {
+    let fake = Fake::start().await;
+    fake.on("code", vec![Step::ok(), Step::EndLate]);
+    assert_eq!(fake.run(&["exec", "code"]).await.code, 0);
+    let streams = fake.streams(1).await;
+    assert!(streams.iter().all(|(_, end)| *end == StreamEnd::Whole), "{streams:?}");
 }
 
 #[tokio::test]

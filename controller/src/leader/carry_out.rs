@@ -80,6 +80,7 @@ impl Leader {
             Step::CreatePod => match self.pod_of(&sandbox) {
                 Some(pod) => match cluster.create_pod(&pod).await {
                     Err(WriteError::Refused(words)) => {
+                        self.refusals.note(sandbox.name_any(), clock::now());
                         self.events.pod_refused(&sandbox, &words);
                         if let Some(status) = life::refused(&sandbox, &words) {
                             self.tell(&sandbox, status).await?;

@@ -72,6 +72,7 @@ fn step(sandbox: &Sandbox, pod: Option<&Pod>, change: impl FnOnce(&mut Facts<'_>
         is_surplus: false,
         is_forgotten: false,
         answer: None,
+        refusal: None,
         is_silence_general: false,
         now: Timestamp::from_second(NOW).unwrap(),
     };
@@ -111,6 +112,15 @@ fn whose_pod_is_refused_is_told_why_once() {
     assert_eq!(refused(&told, "exceeded quota"), None);
     assert!(refused(&warm(json!(null)), "exceeded quota").is_none(), "nobody waits");
     assert_eq!(step(&told, None, |facts| facts.is_admitted = true), Step::CreatePod, "it is tried again");
+    let again = |since: i64, asked: i64| {
+        step(&told, None, |facts| {
+            facts.is_admitted = true;
+            facts.refusal = Some(Refusal { since: second(NOW - since), asked: second(NOW - asked) });
+        })
+    };
+    assert_eq!(again(2, 0), Step::Wait(Some(Duration::from_secs(1))), "but not at once");
+    assert_eq!(again(80, 3), Step::Wait(Some(Duration::from_secs(7))), "and ever more seldom");
+    assert_eq!(again(80, 10), Step::CreatePod);
     let Step::End(_, words) = step(&told, None, |facts| facts.now = second(NOW + 200)) else { panic!("it waits on") };
     assert_eq!(words, "it got no pod within 5m: its pod is refused: exceeded quota");
 }

@@ -216,6 +216,46 @@ fn sessions_get_pods_before_the_pool_and_wait_for_room() {
 }
 
 #[test]
+fn warm_ones_give_way_to_sessions_that_wait_for_their_place() {
+    // Warm ones are made, and take up the limit before they can be claimed.
+    let mut model = Model::new(json!({"min": 2, "limit": 2}));
+    model.settle();
+    let mine = model.ask(1, 1, 0);
+    model.settle();
+    assert!(!model.world.pods.contains_key(&mine) && model.ends.is_empty());
+
+    model.now += 6;
+    model.settle();
+    assert!(model.world.pods.contains_key(&mine));
+    assert_eq!((model.world.pods.len(), model.ends.as_slice()), (2, &[EndReason::ScaledDown][..]), "no more than one");
+
+    // The nodes have room for no more than that, though the limit does not say so.
+    let mut model = Model::new(json!({"min": 2, "limit": 9}));
+    model.settle();
+    model.start_all();
+    model.settle();
+    let mine = model.ask(1, 1, 0);
+    model.settle();
+    let unschedulable = json!({"conditions": [{"type": "PodScheduled", "status": "False", "message": "0/1 nodes"}]});
+    let pod = Arc::make_mut(model.world.pods.get_mut(&mine).unwrap());
+    pod.status = Some(serde_json::from_value(unschedulable).unwrap());
+    model.settle();
+    assert_eq!((model.status().ready, model.ends.len()), (2, 0));
+    model.now += 6;
+    model.settle();
+    assert_eq!((model.status().ready, model.ends.as_slice()), (1, &[EndReason::ScaledDown][..]));
+    // The scheduler has not come to it yet.
+    model.now += 10;
+    model.settle();
+    assert_eq!(model.status().ready, 1);
+    model.start(&mine);
+    model.now += 10;
+    model.settle();
+    assert_eq!((model.status().claimed, model.ends.len()), (1, 1));
+    assert!(model.status().pending > 0, "the pool is filled again");
+}
+
+#[test]
 fn a_template_that_changes_is_followed_bit_by_bit() {
     let mut model = Model::new(json!({"min": 4, "maxPending": 1}));
     for _ in 0..4 {

@@ -4,7 +4,7 @@ use k8s_openapi::{
     apimachinery::pkg::api::resource::Quantity,
 };
 
-use super::{CONTAINER, WORKSPACE, empty, mount, restricted, value};
+use super::{CONTAINER, STORAGE, WORKSPACE, empty, mount, restricted, value};
 
 /// The init container.
 pub(super) const INSTALLER: &str = "supervisor";
@@ -14,7 +14,7 @@ const FOLDER: &str = "/opt/kernelbox-supervisor";
 /// Room for the two programs, with a margin.
 const SIZE: &str = "256Mi";
 /// What the installer gets of the kernel's resources. It needs no accelerator.
-const SHARED: [&str; 3] = ["cpu", "memory", "ephemeral-storage"];
+const SHARED: [&str; 3] = ["cpu", "memory", STORAGE];
 
 /// The supervisor comes from `image`, and starts in place of what the pod's own image would.
 pub(super) fn inject(pod: &mut PodSpec, image: &str) {

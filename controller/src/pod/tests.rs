@@ -51,6 +51,29 @@ fn an_accelerator_brings_its_devices_nodes_and_memory() {
 }
 
 #[test]
+fn a_large_workspace_has_room_on_the_node_and_its_supervisor_knows_how_large_it_is() {
+    let spec = made(json!({"workspace": {"size": "10G"}})).spec.unwrap();
+    let kernel = &spec.containers[0];
+    let told = kernel.env.iter().flatten().find(|it| it.name == "KERNELBOX_DISK_LIMIT").unwrap();
+    assert_eq!(told.value.as_deref(), Some("10000000000"));
+    let resources = kernel.resources.clone().unwrap();
+    assert_eq!(resources.limits.unwrap()[STORAGE].0, "13969Mi", "a quarter more, and what is no workspace");
+    assert_eq!(resources.requests.unwrap()[STORAGE].0, "1Gi");
+
+    let in_memory = made(json!({"workspace": {"size": "10G", "medium": "Memory"}})).spec.unwrap();
+    assert_eq!(in_memory.containers[0].resources.clone().unwrap().limits.unwrap()[STORAGE].0, "2048Mi");
+
+    let own = made(json!({"resources": {"limits": {"ephemeral-storage": "20Gi"}}})).spec.unwrap();
+    let resources = own.containers[0].resources.clone().unwrap();
+    assert_eq!((resources.limits.unwrap()[STORAGE].0.as_str(), resources.requests), ("20Gi", None));
+
+    for size in ["much", "0", "-1Gi"] {
+        let error = shape(&template(json!({"workspace": {"size": size}})), &platform()).unwrap_err();
+        assert!(error.to_string().contains("such as 2Gi"), "{error}");
+    }
+}
+
+#[test]
 fn an_image_without_a_supervisor_gets_one() {
     let env = json!([{"name": "HF_HOME", "value": "/models"}]);
     let accelerator = json!({"resource": {"name": "nvidia.com/gpu", "count": 1}});

@@ -9,8 +9,19 @@ use tokio_util::sync::CancellationToken;
 
 use super::wire::{ACCOUNT, NAMESPACE, Server};
 use crate::{
-    allocator::Allocator, auth::Gateways, cache::Cache, cluster::Cluster, events::Events, keys::Keys, leader::Leader,
-    lease::Leadership, life::Answer, metrics::Metrics, plan::Plan, pod::Platform, policy::Surroundings,
+    allocator::Allocator,
+    auth::Gateways,
+    cache::Cache,
+    cluster::Cluster,
+    events::Events,
+    keys::Keys,
+    leader::{Leader, Refusals},
+    lease::Leadership,
+    life::Answer,
+    metrics::Metrics,
+    plan::Plan,
+    pod::Platform,
+    policy::Surroundings,
 };
 
 /// All that is watched and changes here.
@@ -51,6 +62,7 @@ impl Replica {
             leadership: Leadership::of(leadership),
             metrics: metrics.clone(),
             events: Events::new(client.clone(), format!("replica-{number}")),
+            refusals: Refusals::default(),
         };
         let stop = CancellationToken::new();
         let gateways = Gateways::new(client, vec![ACCOUNT.to_owned()]);

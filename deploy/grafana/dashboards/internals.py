@@ -178,7 +178,8 @@ def store() -> list[Panel]:
         ),
         graph(
             "Checkpoints",
-            "unchanged, fenced: nothing was to be saved. failed: files are at risk, KernelboxCheckpointsFail.",
+            "unchanged, fenced: nothing was to be saved. unreachable: the sandbox is gone. "
+            "failed: files are at risk, KernelboxCheckpointsFail.",
             [(per_minute("kernelbox_checkpoint_seconds_count", "operation, outcome"), "{{operation}} {{outcome}}")],
             PER_MINUTE,
             stacked=True,

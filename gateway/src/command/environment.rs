@@ -20,10 +20,14 @@ use super::{
 const REQUIREMENTS: &str = include_str!("../../../kernel-image/requirements.txt");
 /// Installs packages for sessions, at run time.
 const INSTALLER: &str = "uv";
-/// Goes into site-packages, with a .pth file that imports it.
-const PATH_MODULE: &str = include_str!("environment/kernelbox_packages.py");
+/// What goes into site-packages.
+const SITE: [(&str, &str); 3] = [
+    ("kernelbox.pth", include_str!("../../../kernel-image/site/kernelbox.pth")),
+    ("kernelbox_packages.py", include_str!("../../../kernel-image/site/kernelbox_packages.py")),
+    ("kernelbox_pip.py", include_str!("../../../kernel-image/site/kernelbox_pip.py")),
+];
 /// Raised when what is done below changes, so that environments of before are not taken for new ones.
-const LAYOUT: &str = "1";
+const LAYOUT: &str = "2";
 const MARKER: &str = ".complete";
 /// Oldest Python that the packages support.
 const OLDEST: (u32, u32) = (3, 10);
@@ -128,7 +132,8 @@ fn find_uv(python: &Path) -> Option<PathBuf> {
 /// Names the environment: another list, Python or layout is another environment.
 fn digest(base: &Base) -> String {
     let mut hash = Sha256::new();
-    for part in [LAYOUT, REQUIREMENTS, INSTALLER, PATH_MODULE, &base.version] {
+    let site = SITE.iter().map(|(_, text)| *text);
+    for part in [LAYOUT, REQUIREMENTS, INSTALLER, &base.version].into_iter().chain(site) {
         hash.update(part.len().to_le_bytes());
         hash.update(part);
     }
@@ -156,7 +161,9 @@ fn build(base: &Base, dir: &Path, step: &dyn Fn(&str)) -> Result<()> {
     let requirements = dir.join("kernelbox-requirements.txt");
     step("making an environment");
     match &base.uv {
-        Some(uv) => run(Command::new(uv).args(["venv", "--no-config", "--python"]).arg(&base.python).arg(dir)),
+        Some(uv) => {
+            run(Command::new(uv).args(["venv", "--no-config", "--seed", "--python"]).arg(&base.python).arg(dir))
+        }
         None => run(Command::new(&base.python).args(["-m", "venv"]).arg(dir)),
     }
     .map_err(cannot("the virtual environment"))?;
@@ -180,9 +187,9 @@ fn build(base: &Base, dir: &Path, step: &dyn Fn(&str)) -> Result<()> {
     let site = run(Command::new(&python).args(["-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]))
         .map_err(cannot("site-packages"))?;
     let site = PathBuf::from(String::from_utf8_lossy(&site.stdout).trim());
-    std::fs::write(site.join("kernelbox_packages.py"), PATH_MODULE)
-        .and_then(|()| std::fs::write(site.join("kernelbox.pth"), "import kernelbox_packages\n"))
-        .map_err(|e| Failure::local(site.display(), e))?;
+    for (name, text) in SITE {
+        std::fs::write(site.join(name), text).map_err(|e| Failure::local(site.display(), e))?;
+    }
     run(Command::new(&python).args(["-c", "import ipykernel, numpy, pandas, matplotlib.pyplot"]))
         .map_err(cannot("its packages do not import"))?;
     std::fs::write(dir.join(MARKER), "").map_err(|e| Failure::local(dir.display(), e))

@@ -15,6 +15,8 @@ const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 /// A server that was reached before and is gone for so long is not waited for any more.
 const GIVE_UP: Duration = Duration::from_secs(60);
+/// How long the end of a stream may come after its last event.
+const END: Duration = Duration::from_secs(2);
 
 /// The calls that bring the events of one thing.
 pub(crate) trait Call: Send + 'static {
@@ -116,6 +118,10 @@ impl<C: Call> Stream<C> {
             }
             self.last = self.last.max(sequence);
             let last = C::is_last(&event);
+            if last {
+                // Who leaves before the end is cancelled, in the server's eyes and for whatever is between.
+                let _ = tokio::time::timeout(END, stream.message()).await;
+            }
             if send.send(Ok(event)).await.is_err() || last {
                 return Ok(());
             }

@@ -45,6 +45,8 @@ labels! {
         Unchanged = "unchanged",
         /// The session has a later sandbox or checkpoint.
         Fenced = "fenced",
+        /// The sandbox is gone, or cannot be reached.
+        Unreachable = "unreachable",
         Failed = "failed",
     }
 }

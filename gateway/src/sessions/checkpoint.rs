@@ -16,6 +16,7 @@ use kernelbox_proto::{
 use tokio::time::timeout;
 use tonic::{Status, Streaming};
 
+use super::verdict::is_of_connection;
 use crate::{
     metrics::{CheckpointOutcome, Operation, Sandboxes},
     objects::{Objects, ObjectsError, Writer},
@@ -91,6 +92,8 @@ impl Checkpoints {
             Ok(done) if done.unchanged => (CheckpointOutcome::Unchanged, None),
             Ok(done) => (CheckpointOutcome::Ok, Some(done.bytes)),
             Err(SaveError::Fenced) => (CheckpointOutcome::Fenced, None),
+            Err(SaveError::Cut) => (CheckpointOutcome::Unreachable, None),
+            Err(SaveError::Sandbox(status)) if is_of_connection(status) => (CheckpointOutcome::Unreachable, None),
             Err(_) => (CheckpointOutcome::Failed, None),
         };
         self.metrics.moved(Operation::Save, outcome, bytes, begun.elapsed());

@@ -31,9 +31,7 @@ impl SessionRouter {
             live.end("IdleTimeout", "it was retired");
             return Verdict::NotRun;
         }
-        let ours = status.get_error_details().error_info().is_some_and(|info| info.domain == DOMAIN);
-        let transport = matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Internal | Code::Cancelled);
-        if ours || !transport {
+        if !is_of_connection(status) {
             return Verdict::Refused(error);
         }
         tracing::debug!(session = %slot.id, error = status as &dyn std::error::Error, "a call to a sandbox broke");
@@ -58,6 +56,12 @@ impl SessionRouter {
             Err(_) => Verdict::Broken,
         }
     }
+}
+
+/// No supervisor said so: it could not be reached, or was cut off.
+pub(super) fn is_of_connection(status: &Status) -> bool {
+    let ours = status.get_error_details().error_info().is_some_and(|info| info.domain == DOMAIN);
+    !ours && matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Internal | Code::Cancelled)
 }
 
 /// The connection could not even be made.

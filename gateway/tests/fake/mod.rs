@@ -30,7 +30,7 @@ use tonic::{Request, Status, transport::Server};
 
 pub use pty::Pty;
 pub use script::{Step, TurnStep};
-pub use services::{Served, State};
+pub use services::{Served, State, StreamEnd};
 
 /// The key that the fake server wants.
 pub const KEY: &str = "kb_test";
@@ -109,6 +109,19 @@ impl Fake {
 
     pub fn calls(&self) -> Vec<String> {
         self.state.calls.lock().unwrap().clone()
+    }
+
+    /// How so many streams of events ended.
+    pub async fn streams(&self, count: usize) -> Vec<(String, StreamEnd)> {
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            let streams = self.state.streams.lock().unwrap().clone();
+            if streams.len() >= count {
+                return streams;
+            }
+            assert!(Instant::now() < deadline, "streams go on: {streams:?}");
+            tokio::task::yield_now().await;
+        }
     }
 
     /// The command with these arguments, pointed at the fake, in its home.

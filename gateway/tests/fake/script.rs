@@ -19,6 +19,8 @@ pub enum Step<K = Kind> {
     WaitForInput,
     /// An execution is interrupted, a turn is cancelled.
     WaitForInterrupt,
+    /// The stream's end is on its way for longer than its last event.
+    EndLate,
     /// The call fails.
     Fail(Error),
 }

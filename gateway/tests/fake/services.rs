@@ -18,6 +18,9 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{Step, TurnStep};
 
+/// The way from a server that is far off.
+const LATE: std::time::Duration = std::time::Duration::from_millis(100);
+
 pub type Answer<T> = Result<Response<T>, Status>;
 pub type Events<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -36,11 +39,40 @@ pub struct State {
     pub session_facts: Mutex<Session>,
     pub sessions: Mutex<BTreeSet<String>>,
     pub files: Mutex<BTreeMap<String, Vec<u8>>>,
+    /// How streams of events ended, by what they were of.
+    pub streams: Mutex<Vec<(String, StreamEnd)>>,
     pub cut: Notify,
     pub go_on: Notify,
     input: Notify,
     interrupt: Notify,
     cut_done: Mutex<BTreeSet<String>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StreamEnd {
+    /// Its reader was told all.
+    Whole,
+    /// Its reader went before.
+    Left,
+}
+
+/// Notes how a stream ended, when it goes.
+struct Watched {
+    state: Arc<State>,
+    name: String,
+    end: StreamEnd,
+}
+
+impl Watched {
+    fn whole(&mut self) {
+        self.end = StreamEnd::Whole;
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.state.streams.lock().unwrap().push((std::mem::take(&mut self.name), self.end));
+    }
 }
 
 impl State {
@@ -80,6 +112,7 @@ impl State {
         event: fn(String, i64, K) -> E,
     ) -> Events<E> {
         let state = Arc::clone(self);
+        let mut watched = Watched { state: Arc::clone(self), name: name.clone(), end: StreamEnd::Left };
         let numbered = steps.into_iter().enumerate().scan(0, |sequence, (place, step)| {
             *sequence += i64::from(matches!(step, Step::Event(_)));
             Some((place, *sequence, step))
@@ -105,12 +138,20 @@ impl State {
                         state.interrupt.notified().await;
                         None
                     }
+                    Step::EndLate => {
+                        tokio::time::sleep(LATE).await;
+                        None
+                    }
                     Step::Fail(error) => Some(Err(error.into())),
                     Step::Event(_) | Step::Cut => None,
                 }
             }
         });
-        Box::pin(events)
+        let whole = stream::poll_fn(move |_| {
+            watched.whole();
+            std::task::Poll::Ready(None)
+        });
+        Box::pin(events.chain(whole))
     }
 }
 

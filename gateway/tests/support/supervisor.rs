@@ -272,6 +272,9 @@ impl SandboxService for Supervisor {
             skipped: self.world.skipped.lock().unwrap().clone(),
         };
         self.world.checkpoints.fetch_add(1, Ordering::SeqCst);
+        if self.world.cut_checkpoints.load(Ordering::SeqCst) {
+            return Err(Status::unavailable("as told"));
+        }
         let chunks = stream.chunks(10_000).map(|chunk| Part::Chunk(chunk.to_vec().into())).filter(|_| !unchanged);
         let parts: Vec<_> = chunks.chain([Part::Done(done)]).collect();
         let parts = parts.into_iter().map(|part| Ok(CheckpointResponse { part: Some(part) }));

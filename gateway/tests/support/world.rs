@@ -51,6 +51,8 @@ pub struct World {
     pub volatile: AtomicBool,
     /// Checkpoints that were asked for.
     pub checkpoints: AtomicUsize,
+    /// Checkpoints are cut off.
+    pub cut_checkpoints: AtomicBool,
     /// What checkpoints say they do not hold.
     pub skipped: Mutex<Vec<String>>,
     /// How many of the next acquisitions fail.

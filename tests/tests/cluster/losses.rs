@@ -65,6 +65,26 @@ async fn memory_that_runs_out_ends_the_cell_and_not_the_pod() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs a cluster: make test-cluster"]
+async fn a_workspace_that_is_full_ends_the_cell_and_not_the_pod() {
+    let cluster = Cluster::open().await;
+    cluster.template("small", json!({"workspace": {"size": "64Mi"}}), 1).await;
+    let mut client = cluster.client().await;
+    let session = of_template(&mut client, "small").await;
+
+    let code = "import time\nwith open('big', 'wb') as file:\n    while True: file.write(bytes(1 << 18)), file.flush(), time.sleep(0.02)";
+    let request = ExecuteRequest { session: session.clone(), code: code.into(), ..Default::default() };
+    let run = client.try_run(request).await.unwrap();
+
+    let finished = run.finished();
+    assert_eq!(finished.code(), ErrorCode::DiskLimit, "{finished:?}");
+    assert!(finished.message.contains("of the session's 64 MiB"), "{finished:?}");
+    let tidied = "import os\nos.remove('big')\nprint(os.listdir())";
+    assert_eq!(client.run(&session, tidied).await.ok(), "[]\n");
+    assert_eq!(cluster.live(&session).await.unwrap().spec.generation, Some(1), "the pod lives");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a cluster: make test-cluster"]
 async fn the_containers_own_limit_of_memory_ends_the_sandbox() {
     let cluster = Cluster::open().await;
     // Where requests are limits, nothing of a pod is soon ended, so that one part can be put before the others.

@@ -104,7 +104,7 @@ fn set(targets: &[String]) -> BTreeSet<String> {
 async fn the_internet_is_reached_and_the_clusters_insides_are_not() {
     let cluster = Cluster::open().await;
     let index = format!("http://{ADDRESS}/simple/");
-    let env = json!([{"name": "UV_DEFAULT_INDEX", "value": index}]);
+    let env = json!([{"name": "UV_DEFAULT_INDEX", "value": index}, {"name": "UV_INSECURE_HOST", "value": ADDRESS}]);
     cluster.template("online", json!({ "env": env }), 0).await;
     let mut client = cluster.client().await;
     let session = of_template(&mut client, "online").await;
@@ -138,6 +138,16 @@ async fn the_internet_is_reached_and_the_clusters_insides_are_not() {
     let mut installing = client.code.install_packages(request).await.unwrap().into_inner();
     while installing.message().await.unwrap().is_some() {}
     assert_eq!(client.run(&session, "import kernelbox_sample as it; print(it.WHERE)").await.ok(), "from outside\n");
+
+    // and: pip, however it is called, though all but a few folders are read-only
+    for pip in ["%pip", "!pip", "!python -m pip"] {
+        let session = of_template(&mut client, "online").await;
+        let ran = client.run(&session, &format!("{pip} install kernelbox-sample")).await.ok();
+        assert!(ran.contains("Successfully installed kernelbox_sample-1.0"), "{ran}");
+        let code = "import kernelbox_sample as it; print(it.__file__)";
+        assert_eq!(client.run(&session, code).await.ok(), "/packages/kernelbox_sample.py\n");
+        client.delete(&session).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
