@@ -1,4 +1,6 @@
 //! Templates that ask for accelerators, on a node that says that it has two. There is none behind them: the node's status says so.
+use k8s_openapi::api::core::v1::Pod;
+use kernelbox_api::{EndReason, Sandbox, TEMPLATE_LABEL};
 use kernelbox_proto::v1::{
     ArtifactChange, ExecuteRequest, ExecutionEvent, Session, Stage, UpdateSessionRequest, execution_event::Kind,
 };
@@ -7,6 +9,7 @@ use kernelbox_tests::{
     cluster::{SANDBOXES, kubectl},
     root,
 };
+use kube::ResourceExt as _;
 use serde_json::{Value, json};
 
 use crate::claims::of_template;
@@ -69,13 +72,42 @@ async fn who_finds_all_accelerators_taken_waits_for_one_and_hears_why() {
 
     // and: nobody who asked for none is there
     let pods = cluster.pods().await;
-    let on_node =
-        |pod: &&k8s_openapi::api::core::v1::Pod| pod.spec.as_ref().unwrap().node_name.as_deref() == Some("node1");
-    let wants = |pod: &k8s_openapi::api::core::v1::Pod| {
+    let on_node = |pod: &&Pod| pod.spec.as_ref().unwrap().node_name.as_deref() == Some("node1");
+    let wants = |pod: &Pod| {
         let resources = pod.spec.as_ref().unwrap().containers[0].resources.clone().unwrap_or_default();
         resources.limits.unwrap_or_default().contains_key("nvidia.com/gpu")
     };
     assert!(pods.iter().filter(on_node).all(wants) && pods.iter().any(|pod| !wants(pod)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a cluster: make test-cluster"]
+async fn a_warm_one_gives_its_accelerator_to_a_session_that_waits() {
+    let cluster = Cluster::open().await;
+    // So little of a processor that one asks long before they are ready.
+    let mut slow = gpu();
+    slow["resources"] = json!({"requests": {"cpu": "10m", "memory": "64Mi"}, "limits": {"cpu": "300m"}});
+    cluster.template("gpu", slow, 0).await;
+    cluster.change_pool("gpu", json!({"min": 2, "max": 2})).await;
+    let mut placed = Vec::new();
+    cluster
+        .until("both are taken", async || {
+            let pods = cluster.pods().await.into_iter();
+            let own = pods.filter(|pod| pod.labels()[TEMPLATE_LABEL] == "gpu");
+            placed = own.filter(|pod| pod.spec.as_ref().unwrap().node_name.is_some()).map(|it| it.name_any()).collect();
+            placed.len() == 2
+        })
+        .await;
+
+    let mut client = cluster.client().await;
+    let session = of_template(&mut client, "gpu").await;
+    assert_eq!(client.run(&session, "print('mine')").await.ok(), "mine\n");
+
+    let gave_way = |it: &Sandbox| {
+        let reason = it.status.as_ref().and_then(|status| status.end_reason);
+        placed.contains(&it.name_any()) && reason == Some(EndReason::ScaledDown)
+    };
+    assert_eq!(cluster.sandboxes().await.iter().filter(|it| gave_way(it)).count(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
