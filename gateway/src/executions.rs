@@ -286,7 +286,7 @@ impl Follow {
         if let Start::Execute(_) = self.start {
             let lost = error.code == ErrorCode::SandboxLost || self.known;
             self.router.metrics().executions.ended.inc(if lost { Ran::Lost } else { Ran::NotRun });
-            Span::current().record("status", error.code.as_str_name());
+            Span::current().record("status", error.code.reason());
         }
     }
 

@@ -1,7 +1,12 @@
 //! One turn is one trace, and its log lines name it; neither has anything secret, or anything of a user's.
 use kernelbox_proto::v1::{ErrorCode, ExecuteRequest, turn_event::Kind};
 use kernelbox_tests::{
-    Client, Collector, ModelServer, Reply, Stack, StackBuilder, Turned, ask, documented_trace, eventually,
+    Client, Collector, ModelServer, Reply, Stack, StackBuilder, Turned, ask, code_of, documented_trace, eventually,
+    mentions,
+};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
 };
 use serde_json::Value;
 use tonic::Request;
@@ -89,6 +94,19 @@ async fn what_fails_is_marked_and_a_collector_that_is_away_holds_nothing_up() {
     let marked = || collector.spans().into_iter().find(|it| it.name == "chat" && it.trace == TRACE);
     eventually("the failure is told", || marked().ok_or_else(|| "no span of the model's call".to_owned())).await;
     assert_eq!(marked().unwrap().attributes["error.type"], "Refused");
+
+    // and: what is lost with its sandbox
+    let code = "open('on', 'w').close()\nimport time; time.sleep(60)";
+    let request = ExecuteRequest { session: session.clone(), code: code.into(), ..Default::default() };
+    let (mut running, on) = (client.clone(), stack.workspace(&session).join("on"));
+    let call = tokio::spawn(async move { running.try_run(request).await });
+    eventually("the code runs", || if on.exists() { Ok(()) } else { Err("not yet".to_owned()) }).await;
+    for process in mentions(stack.mark()).iter().filter(|it| it.contains("kernelbox-supervisor serve")) {
+        kill(Pid::from_raw(process.split(' ').next().unwrap().parse().unwrap()), Signal::SIGKILL).unwrap();
+    }
+    assert_eq!(code_of(&call.await.unwrap().unwrap_err()), ErrorCode::SandboxLost);
+    let told = || collector.spans().iter().any(|it| it.attributes.get("status").is_some_and(|it| it == "SANDBOX_LOST"));
+    eventually("the loss is told", || if told() { Ok(()) } else { Err("not yet".to_owned()) }).await;
 
     // and
     drop(collector);
