@@ -134,7 +134,9 @@ pub fn plan(world: &World, now: Timestamp) -> Plan {
         // Those that ended do not count, and neither do those that are about to.
         let live: Vec<&One<'_>> = all.iter().filter(|it| counts(it, &superseded)).collect();
         let mut room = room(pool, &live);
-        let giving_way = place::wanted(&all, &live, room.is_full(), world, now, &mut plan.look_again);
+        // Where no pod can be made, a free place is of no use.
+        let is_full = room.is_full() && hash.is_some();
+        let giving_way = place::wanted(&all, &live, is_full, world, now, &mut plan.look_again);
         let admitted = admitted(&live, room);
         room.pending += admitted.len();
         room.live += admitted.len();

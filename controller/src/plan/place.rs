@@ -15,7 +15,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// A place that has become free may be a waiting one's by then.
 const TAKEN: Duration = Duration::from_secs(15);
 
-/// `is_full`: the pool's limit is reached. `look_again`: when there may be more.
+/// `is_full`: the pool's limit alone keeps pods from being made. `look_again`: when there may be more.
 pub(super) fn wanted(
     all: &[One<'_>],
     live: &[&One<'_>],
